@@ -1,0 +1,112 @@
+"""Layout of the canvas and of the joint vocabulary."""
+
+import numpy as np
+import pytest
+import torch
+
+from trimask.core.canvas import Composer, Row, Segment, queries, read
+from trimask.core.errors import UsageError
+from trimask.core.modality import Modality, Vocabulary, task_name
+
+
+def table(**audio) -> Vocabulary:
+    return Vocabulary(
+        modalities=(
+            Modality(name="text", grid="line", codes=10, buckets=(8,)),
+            Modality(name="image", grid="plane", codes=6),
+            Modality(name="audio", grid="frames", codes=4, levels=2, **audio),
+        )
+    )
+
+
+def test_ranges_do_not_overlap_and_cover_the_vocabulary():
+    v = table()
+    assert v.offsets == (0, 12, 20, 30)
+    specials = [v.mask, v.pad, v.bos, *(v.task(t) for t in v.tasks)]
+    specials += [v.opening(k, free) for k in v.kinds for free in (False, True)]
+    assert sorted(specials) == list(range(30, 30 + len(specials)))
+    assert v.size % 128 == 0 and v.size >= 30 + len(specials)
+    assert [a.ids.tolist() for a in v.alphabets][2:] == [[20, 21, 22, 23, 28, 29], [24, 25, 26, 27, 28, 29]]
+    assert [a.ids.tolist() for a in table(shared=True).alphabets][2:] == [[20, 21, 22, 23, 24, 25]] * 2
+
+
+def test_a_target_is_content_end_and_fill():
+    v = table()
+    row = Row((Segment("text", np.array([3, 1])), Segment("speech", np.array([[0, 1], [2, 3]]), True, span=4)), "k")
+    composer = Composer(v, 16)
+    assert composer.size(row) == (2 + 3 + 9, 2 + 3 + 9)
+    canvas = composer.compose([[row]])
+    end, fill = v.alphabets[2].end, v.alphabets[2].fill
+    assert canvas.ids_BL[0].tolist() == [
+        v.bos, v.task("text>speech"), v.opening("text"), 3, 1,
+        v.opening("speech", True), 20, 25, 22, 27, end, end, fill, fill, v.pad, v.pad,
+    ]  # fmt: skip
+    assert canvas.maskable_BL[0].nonzero().flatten().tolist() == list(range(6, 14))
+    assert canvas.weight_BL[0, 6:14].tolist() == pytest.approx([1, 1, 1, 1, 1, 1, 0.1, 0.1])
+    assert canvas.alphabet_BL[0, 6:10].tolist() == [2, 3, 2, 3]
+    assert canvas.coords_BP2[0, 6:10].tolist() == [[1, 1], [1, 2], [2, 1], [2, 2]]
+    assert read(canvas, v, canvas.spans[1]).tolist() == [[0, 1], [2, 3]]
+    assert read(canvas, v, canvas.spans[0]).tolist() == [3, 1]
+
+
+def test_stacked_levels_share_a_position():
+    v = table(stack=True)
+    row = Row((Segment("speech", np.array([[0, 1], [2, 3], [1, 0]]), True),))
+    composer = Composer(v, 8, 12)
+    assert composer.size(row) == (2 + 1 + 4, 2 + 1 + 8)
+    canvas = composer.compose([[row]])
+    assert canvas.slot_BL[0, 3:11].tolist() == [3, 3, 4, 4, 5, 5, 6, 6]
+    assert canvas.segment_BP[0].tolist() == [0] * 7 + [-1]
+
+
+def test_items_of_a_row_do_not_see_each_other():
+    v = table()
+    rows = [Row((Segment("text", np.array([1])), Segment("image", np.ones((1, 2), int), True))) for _ in range(2)]
+    sees = Composer(v, 20).compose([rows]).sees_BGG[0]
+    assert sees.tolist() == [[True, True, False, False]] * 2 + [[False, False, True, True]] * 2
+    sees = Composer(v, 20, sight="cached").compose([rows[:1]]).sees_BGG[0]
+    assert sees.tolist() == [[True, False], [True, True]]
+
+
+def test_queries_are_padded_to_a_fixed_multiple():
+    v = table()
+    canvas = Composer(v, 20).compose([[Row((Segment("image", np.zeros((2, 3), int), True, hidden=True),))]])
+    (query,) = queries(canvas, canvas.ids_BL == v.mask, v, multiple=8)
+    assert (query.alphabet, query.count, len(query.index_N)) == (1, 6, 8)
+    assert torch.equal(query.index_N[6:], query.index_N[:1].expand(2))
+
+
+@pytest.mark.parametrize(
+    ("segment", "message"),
+    [
+        (Segment("text", np.array([10]), True), "outside"),
+        (Segment("image", np.zeros(3, int), True), "plane"),
+        (Segment("speech", np.zeros((2, 3), int), True), "frames"),
+        (Segment("text", np.zeros(4, int), True, span=4), "do not fit"),
+        (Segment("image", np.zeros((1, 1), int), True, span=4), "free span"),
+        (Segment("smell", np.zeros(1, int)), "no segments of kind"),
+        (Segment("text", np.zeros(30, int)), "of the row are free"),
+    ],
+)
+def test_bad_segments_are_named(segment, message):
+    with pytest.raises(UsageError, match=message):
+        Composer(table(), 20).compose([[Row((segment,), "x")]])
+
+
+def test_reading_a_canvas_that_is_not_filled_is_an_error():
+    v = table()
+    canvas = Composer(v, 20).compose([[Row((Segment("text", np.array([1, 2]), True, hidden=True),))]])
+    with pytest.raises(UsageError, match="not filled"):
+        read(canvas, v, canvas.spans[0])
+
+
+def test_task_names():
+    assert task_name(["voice", "text"], ["speech"]) == "text>speech"
+    assert task_name([], ["text"]) == "text"
+    assert table().task("image+text>speech") == table().task("any")
+
+
+def test_a_modality_row_is_checked():
+    for bad in ({"codes": 0}, {"levels": 2}, {"grid": "plane", "buckets": (4,)}, {"buckets": (8, 4)}):
+        with pytest.raises(UsageError):
+            Modality(**{"name": "x", "grid": "line", "codes": 4, **bad})

@@ -1,0 +1,132 @@
+"""Laws of sampling, on toys whose exact law is known."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chisquare
+
+from trimask.core.canvas import Composer, Row, Segment, read
+from trimask.core.errors import UsageError
+from trimask.diffusion import toy
+from trimask.diffusion.samplers import Ancestral, Blockwise, Confidence, RandomOrder
+from trimask.diffusion.samplers.base import View, top
+from trimask.diffusion.sampling import Engine, Settings, draw, filtered, sample, steps
+
+TOY = toy.correlated(seed=1)
+
+
+def words(sampler, count: int = 2000, seed: int = 0, exact: toy.Toy = TOY, span: int | None = None) -> np.ndarray:
+    """Index into the support of each of `count` sampled words."""
+    n = exact.support_WN.shape[1]
+    blank = toy.target([0] * (n - 1) if span is None else [], span, hidden=True)
+    canvas = Composer(exact.vocabulary, 3 + n).compose([[Row((blank,))]] * count)
+    engine = Engine(exact, exact.vocabulary, {"text": Settings(sampler)})
+    filled = sample(engine, canvas, seed)
+    columns = filled.ids_BL[filled.maskable_BL].view(count, n).numpy()
+    places = {tuple(w): i for i, w in enumerate(exact.support_WN.tolist())}
+    return np.array([places[tuple(w)] for w in columns.tolist()])
+
+
+def total_variation(sampler, count: int = 3000) -> float:
+    share = np.bincount(words(sampler, count), minlength=27) / count
+    return float(0.5 * np.abs(share - TOY.probability_W).sum())
+
+
+@pytest.mark.parametrize("sampler", [RandomOrder(steps=4), Blockwise(block=1, blocks=4, inner=RandomOrder(steps=1))])
+def test_one_token_a_step_is_exact(sampler):
+    found = np.bincount(words(sampler, 3000), minlength=27)
+    often = TOY.probability_W * 3000 > 5
+    observed = [*found[often], found[~often].sum()]
+    expected = [*(TOY.probability_W[often] * 3000), TOY.probability_W[~often].sum() * 3000]
+    assert chisquare(observed, np.array(expected) * sum(observed) / sum(expected)).pvalue > 1e-3
+
+
+def test_ancestral_sampling_converges_as_steps_grow():
+    one, four, many = (total_variation(Ancestral(steps=n)) for n in (1, 4, 32))
+    noise = 0.5 * np.sqrt(2 / np.pi) * np.sqrt(TOY.probability_W / 3000).sum()
+    assert one > four > many
+    assert many < 2.5 * noise + 0.02
+
+
+def test_sampled_lengths_follow_the_known_distribution():
+    law = toy.lengths([0.1, 0.4, 0.2, 0.3], span=4)
+    found = law.support_WN[words(RandomOrder(steps=4), 2000, exact=law, span=4)]
+    counts = np.bincount((found < 2).sum(1), minlength=4)
+    assert chisquare(counts, np.array([0.1, 0.4, 0.2, 0.3]) * 2000).pvalue > 1e-3
+
+
+def test_a_row_does_not_depend_on_its_batch():
+    blank = Row((toy.target([0, 0, 0], hidden=True),))
+    composer = Composer(TOY.vocabulary, 7)
+    engine = Engine(TOY, TOY.vocabulary, {"text": Settings(Confidence(steps=3, gumbel=1.0))})
+    many = sample(engine, composer.compose([[blank]] * 5), seed=9, keys=list("abcde"))
+    for i, key in enumerate("abcde"):
+        alone = sample(engine, composer.compose([[blank]]), seed=9, keys=[key])
+        assert torch.equal(alone.ids_BL[0], many.ids_BL[i])
+
+
+def test_given_tokens_are_kept_and_the_rest_follows_them():
+    hidden = np.array([False, True, True, False])
+    segment = Segment("text", np.array([2, 0, 0]), target=True, hidden=hidden)
+    canvas = Composer(TOY.vocabulary, 7).compose([[Row((segment,))]] * 500)
+    engine = Engine(TOY, TOY.vocabulary, {"text": Settings(RandomOrder(steps=2))})
+    filled = sample(engine, canvas, 0)
+    codes = np.stack([read(filled, TOY.vocabulary, s) for s in filled.spans])
+    assert (codes[:, 0] == 2).all()
+    match = TOY.support_WN[:, 0] == 2
+    law = TOY.probability_W[match] / TOY.probability_W[match].sum()
+    found = np.bincount(codes[:, 1] * 3 + codes[:, 2], minlength=9) / 500
+    assert 0.5 * np.abs(found - law).sum() < 0.12
+
+
+def test_counts_are_what_the_schedule_says():
+    blank = toy.target([0, 0, 0], hidden=True)
+    canvas = Composer(TOY.vocabulary, 7).compose([[Row((blank,))]] * 2)
+    for counts, expected in (("linear", [2, 0]), ("cosine", [2, 0])):
+        engine = Engine(TOY, TOY.vocabulary, {"text": Settings(Confidence(steps=2, counts=counts))})
+        left = [int((s.canvas.ids_BL[0] == TOY.vocabulary.mask).sum()) for s in steps(engine, canvas, 0)]
+        assert left == expected
+
+
+def test_confidence_reveals_the_best_and_ties_go_left():
+    score = torch.tensor([[0.1, 0.9, 0.5, 0.9]])
+    todo = torch.tensor([[True, True, True, True]])
+    assert top(score, todo, torch.tensor([2])).tolist() == [[False, True, False, True]]
+    assert top(torch.zeros(1, 4), todo, torch.tensor([2])).tolist() == [[True, True, False, False]]
+    view = View(
+        0,
+        todo,
+        score,
+        torch.full((1, 4), 0.5),
+        torch.tensor([[0, 1, 0, 0]]),
+        torch.zeros(1, 4),
+        torch.tensor([4]),
+    )
+    kept = Confidence(steps=2, counts="linear", level_penalty=5.0).reveal(view)
+    assert kept.tolist() == [[False, False, True, True]]
+
+
+def test_inverse_cdf_draws_follow_the_probabilities():
+    p = torch.tensor([0.5, 0.0, 0.3, 0.2]).log().expand(4000, 4)
+    noise = torch.from_numpy(np.random.default_rng(0).random(4000))
+    counts = np.bincount(draw(p, noise, Settings(RandomOrder())).numpy(), minlength=4)
+    assert counts[1] == 0
+    assert chisquare(counts[[0, 2, 3]], [2000, 1200, 800]).pvalue > 1e-3
+    assert draw(p[:1], torch.tensor([1.0], dtype=torch.float64), Settings(RandomOrder())).item() == 3
+
+
+def test_filters():
+    log_p = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
+    top_k = filtered(log_p, Settings(RandomOrder(), top_k=2))
+    assert top_k[0].tolist() == pytest.approx([0.625, 0.375, 0, 0])
+    top_p = filtered(log_p, Settings(RandomOrder(), top_p=0.7))
+    assert (top_p[0] > 0).tolist() == [True, True, False, False]
+    assert draw(log_p, torch.tensor([0.99]), Settings(RandomOrder(), temperature=0)).item() == 0
+
+
+def test_a_canvas_with_nothing_to_fill_is_an_error():
+    canvas = Composer(TOY.vocabulary, 7).compose([[Row((toy.target([0, 1, 2]),))]])
+    with pytest.raises(UsageError, match="nothing to fill"):
+        sample(Engine(TOY, TOY.vocabulary, {"text": Settings(RandomOrder())}), canvas)
+    with pytest.raises(UsageError, match="temperature"):
+        Settings(RandomOrder(), temperature=-1)

@@ -1,0 +1,1 @@
+"""The diffusion process: noise schedules, masking, objective, bounds, guidance and samplers."""

@@ -1,0 +1,76 @@
+"""Noise schedules: the masking probability as a function of time.
+
+A schedule maps time t in (0, 1] to the rate s = sigma(t), increasing from 0 to 1. The negative ELBO
+is the integral over s of (1/s) E[sum of cross-entropies], whatever the schedule; a schedule only
+decides where in s the training effort goes (MD4, Shi et al. 2024; MDLM, Sahoo et al. 2024).
+All functions act on numpy arrays and on floats.
+"""
+
+import math
+import re
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+
+from trimask.core.errors import UsageError
+
+
+class Schedule(ABC):
+    """A monotone map from (0, 1] onto (0, 1]."""
+
+    @abstractmethod
+    def rate(self, t: np.ndarray) -> np.ndarray:
+        """Masking probability s = sigma(t)."""
+
+    @abstractmethod
+    def density(self, s: np.ndarray) -> np.ndarray:
+        """Density q(s) of the rate when t is uniform: 1 / sigma'(t)."""
+
+    def weight(self, s: np.ndarray) -> np.ndarray:
+        """Weight of the cross-entropy in the bound: sigma'(t)/sigma(t) = 1 / (s q(s))."""
+        return 1.0 / (s * self.density(s))
+
+    def paired_weight(self, s: np.ndarray) -> np.ndarray:
+        """Weight of either view under anti-masking, `s` being the view's own rate.
+
+        One view is masked at s with density q(s), the other at 1 - s, so that rates come from the
+        mixture (q(s) + q(1 - s)) / 2: both views use its importance weight.
+        """
+        return 2.0 / (s * (self.density(s) + self.density(1.0 - s)))
+
+
+@dataclass(frozen=True)
+class Polynomial(Schedule):
+    """sigma(t) = t^power; power 1 is the linear schedule."""
+
+    power: float = 1.0
+
+    def rate(self, t: np.ndarray) -> np.ndarray:
+        return t**self.power
+
+    def density(self, s: np.ndarray) -> np.ndarray:
+        return s ** (1.0 / self.power - 1.0) / self.power
+
+
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """sigma(t) = sin(pi t / 2): 1 minus the share kept by MaskGIT's cosine (Chang et al. 2022)."""
+
+    def rate(self, t: np.ndarray) -> np.ndarray:
+        return np.sin(0.5 * math.pi * t)
+
+    def density(self, s: np.ndarray) -> np.ndarray:
+        # 1 - s^2 without cancellation; the density is unbounded but integrable at s = 1.
+        return 2.0 / (math.pi * np.sqrt(np.maximum((1.0 - s) * (1.0 + s), 1e-30)))
+
+
+def by_name(name: str) -> Schedule:
+    """ "linear", "cosine" or "polyP" with a positive number P, as written in the modality table."""
+    if name == "linear":
+        return Polynomial(1.0)
+    if name == "cosine":
+        return Cosine()
+    if match := re.fullmatch(r"poly(\d+(?:\.\d+)?)", name):
+        return Polynomial(float(match[1]))
+    raise UsageError(f"no noise schedule {name!r}; use linear, cosine or polyP, for example poly2")

@@ -1,0 +1,97 @@
+"""Attention, gated MLP and the residual block. Shapes: see `core.canvas`; `H` heads of dimension `K`."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trimask.model.config import ModelConfig
+
+
+class Linear(nn.Linear):
+    """A bias-free linear map whose fp32 weight is cast to the dtype of its input."""
+
+    def __init__(self, fan_in: int, fan_out: int):
+        super().__init__(fan_in, fan_out, bias=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.linear(input, self.weight.to(input.dtype))
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm with a gain, computed in fp32 (Zhang and Sennrich 2019)."""
+
+    def __init__(self, width: int, eps: float = 1e-6):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        x32 = x.float()
+        scale = torch.rsqrt(x32.square().mean(-1, keepdim=True) + self.eps)
+        return (x32 * scale * self.weight).to(x.dtype)
+
+
+def rope_table(coords_BP2: Tensor, head_dim: int, base: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (B, P, 1, K/2) of rotary embeddings over two axes (Su et al. 2021).
+
+    The first half of the pairs turns with coordinate 0, the second half with coordinate 1.
+    """
+    pairs = head_dim // 4
+    frequency = base ** (-torch.arange(pairs, device=coords_BP2.device, dtype=torch.float32) / pairs)
+    angles = (coords_BP2[..., None].float() * frequency).flatten(-2)
+    return angles.cos().to(dtype)[:, :, None], angles.sin().to(dtype)[:, :, None]
+
+
+def rotate(x_BPHK: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn pairs (k, k + K/2) by the angles of their position."""
+    a, b = x_BPHK.chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+
+
+class Attention(nn.Module):
+    """Bidirectional attention with normalised queries and keys; their gains are shared by all heads."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.heads = config.heads
+        self.qkv = Linear(config.width, 3 * config.width)
+        self.out = Linear(config.width, config.width)
+        self.q_norm = RMSNorm(config.head_dim)
+        self.k_norm = RMSNorm(config.head_dim)
+
+    def forward(self, x_BPD: Tensor, rope: tuple[Tensor, Tensor], mask_B1PP: Tensor) -> Tensor:
+        q, k, v = self.qkv(x_BPD).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        q, k = rotate(self.q_norm(q), *rope), rotate(self.k_norm(k), *rope)
+        mixed = F.scaled_dot_product_attention(
+            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask_B1PP
+        )
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+class GatedMLP(nn.Module):
+    """SwiGLU (Shazeer 2020)."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.gate_up = Linear(config.width, 2 * config.hidden)
+        self.down = Linear(config.hidden, config.width)
+
+    def forward(self, x_BPD: Tensor) -> Tensor:
+        gate, up = self.gate_up(x_BPD).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)
+
+
+class Block(nn.Module):
+    """Pre-norm block; both branches are multiplied by `ModelConfig.branch_scale`."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.scale = config.branch_scale
+        self.attention_norm = RMSNorm(config.width)
+        self.attention = Attention(config)
+        self.mlp_norm = RMSNorm(config.width)
+        self.mlp = GatedMLP(config)
+
+    def forward(self, x_BPD: Tensor, rope: tuple[Tensor, Tensor], mask_B1PP: Tensor) -> Tensor:
+        x_BPD = x_BPD + self.scale * self.attention(self.attention_norm(x_BPD), rope, mask_B1PP)
+        return x_BPD + self.scale * self.mlp(self.mlp_norm(x_BPD))
