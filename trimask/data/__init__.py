@@ -1,0 +1,1 @@
+"""Data: readers of standard formats, the built-in world, prepared token shards, mixing and packing."""
