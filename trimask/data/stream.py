@@ -8,12 +8,12 @@ workers, and the state is the number of the window and of the row within it. Wei
 transformer positions; Grain mixes items, so a source's chance is its weight over its mean length.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import chz
-import grain
 import numpy as np
 
 from trimask.core.canvas import Composer, Draw, Row, Segment
@@ -23,6 +23,9 @@ from trimask.core.rng import generator, key
 from trimask.data.shards import Shard
 from trimask.data.tasks import ANY, VOICE, Conditions, Parts, draw_row, feasible, needs
 from trimask.diffusion.forward import Masked, corrupt
+
+logging.getLogger("absl").setLevel(logging.ERROR)  # Grain warns on import that jax has no profiler here
+import grain  # noqa: E402
 
 WINDOW = 512
 """Items packed together: large enough to fill rows well, small enough to wait for."""
