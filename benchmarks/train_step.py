@@ -82,13 +82,13 @@ def items(vocabulary: Vocabulary, slots: int, count: int) -> list[Row]:
     rows = []
     for i in range(count):
         if i % 3 == 0:
-            segments = (Segment("text", line(rng.integers(slots // 16, slots // 2)), target=True),)
+            segments = (Segment("text", line(int(rng.integers(slots // 16, slots // 2))), target=True),)
         elif i % 3 == 1:
             side = 8 if slots < 512 else 16
             picture = rng.integers(0, image.codes, (side, side))
             segments = (Segment("text", line(12)), Segment("image", picture, target=True))
         else:
-            frames = rng.integers(12, 48)
+            frames = int(rng.integers(12, 48))
             sound = rng.integers(0, audio.codes, (frames, audio.levels))
             segments = (Segment("text", line(8)), Segment("speech", sound, target=True))
         rows.append(Row(segments, str(i)))
@@ -230,7 +230,7 @@ def show(label: str, result: dict) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Speed of a training step.")
     parser.add_argument("--shape", choices=["nano", "pilot", "both"], default="both")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("-o", "--out", type=Path, help="also write the figures as JSON")

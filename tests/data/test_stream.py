@@ -117,14 +117,15 @@ def test_workers_do_not_change_the_order(sets):
 def test_shares_are_of_positions(sets):
     sources = (SourceConfig(path=sets["text"], weight=3), SourceConfig(path=sets["pairs"], weight=1))
     stream = Stream(StreamConfig(sources=sources, rows=4, slots=64, tokens=96), VOCABULARY)
-    positions = dict.fromkeys(sets.values(), 0)
+    names = [p.name for p in stream.pieces]
+    positions = dict.fromkeys(names, 0)
     for batch, _ in zip(stream, range(300), strict=False):
         canvas = batch.masked.canvas
         for row in range(4):
             owners = [s for s in canvas.spans if s.row == row]
             for s in owners:
                 positions[s.draw.stream] += s.length + 1
-    ratio = positions[sets["text"]] / positions[sets["pairs"]]
+    ratio = positions[names[0]] / positions[names[1]]
     assert ratio == pytest.approx(3, rel=0.1)
 
 

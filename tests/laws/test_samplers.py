@@ -99,7 +99,7 @@ def test_confidence_reveals_the_best_and_ties_go_left():
         score,
         torch.full((1, 4), 0.5),
         torch.tensor([[0, 1, 0, 0]]),
-        torch.zeros(1, 4),
+        torch.zeros(1, 4).long(),
         torch.tensor([4]),
     )
     kept = Confidence(steps=2, counts="linear", level_penalty=5.0).reveal(view)

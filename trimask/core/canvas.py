@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from trimask.core.errors import UsageError
@@ -46,7 +47,7 @@ class Draw:
     """Which draw of the data a row is: what its noise may depend on, besides the seed and its key."""
 
     stream: str = ""
-    """Name of the source."""
+    """Fingerprint of the source's content."""
     epoch: int = 0
     order: int = 0
     """Position in the source's stream, counted over all epochs."""
@@ -91,23 +92,23 @@ class Span:
 class Canvas:
     """A batch of rows. All tensors share a device; `spans` is host data."""
 
-    ids_BL: Tensor
+    ids_BL: Int[Tensor, "B L"]
     """int64: joint ids; MASK where a token is to be filled or withheld, PAD past the end."""
-    alphabet_BL: Tensor
+    alphabet_BL: Int[Tensor, "B L"]
     """int64: index of the alphabet at content positions, -1 at specials and padding."""
-    kind_BL: Tensor
+    kind_BL: Int[Tensor, "B L"]
     """int64: 1 + index of the segment's kind; 0 outside segments."""
-    slot_BL: Tensor
+    slot_BL: Int[Tensor, "B L"]
     """int64: transformer position of each token, in [0, P)."""
-    maskable_BL: Tensor
+    maskable_BL: Bool[Tensor, "B L"]
     """bool: target content, END and FILL."""
-    weight_BL: Tensor
+    weight_BL: Float[Tensor, "B L"]
     """float32: loss weight of a maskable token (modality and FILL weights); 0 elsewhere."""
-    coords_BP2: Tensor
+    coords_BP2: Int[Tensor, "B P 2"]
     """int64: position coordinates for RoPE."""
-    segment_BP: Tensor
+    segment_BP: Int[Tensor, "B P"]
     """int64: segment of each transformer position, -1 at padding."""
-    sees_BGG: Tensor
+    sees_BGG: Bool[Tensor, "B G G"]
     """bool: may a position of segment q attend to one of segment k: `sees[b, q, k]`."""
     spans: tuple[Span, ...]
 
@@ -116,16 +117,22 @@ class Canvas:
         return self.ids_BL.shape[0], self.ids_BL.shape[1]
 
     def to(self, device: torch.device | str) -> "Canvas":
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Canvas(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in moved.items()})
+        return replace(self, **{k: v.to(device) for k, v in self._tensors().items()})
 
     def with_ids(self, ids_BL: Tensor) -> "Canvas":
         return replace(self, ids_BL=ids_BL)
 
     def rows(self, index: slice | Tensor) -> "Canvas":
         """The canvas of some rows (tensors only: `spans` is dropped)."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "spans"}
-        return Canvas(**{k: v[index] for k, v in moved.items()}, spans=())
+        return replace(self, **{k: v[index] for k, v in self._tensors().items()}, spans=())
+
+    def below(self, other: "Canvas") -> "Canvas":
+        """This canvas with the rows of another of the same layout below it; keeps this one's `spans`."""
+        theirs = other._tensors()
+        return replace(self, **{k: torch.cat([v, theirs[k]]) for k, v in self._tensors().items()})
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "spans"}
 
 
 @dataclass(frozen=True)
@@ -137,11 +144,11 @@ class Query:
     """
 
     alphabet: int
-    index_N: Tensor
+    index_N: Int[Tensor, " N"]
     count: int
 
 
-def queries(canvas: Canvas, where_BL: Tensor, vocabulary: Vocabulary, multiple: int = 32) -> list[Query]:
+def queries(canvas: Canvas, where_BL: Bool[Tensor, "B L"], vocabulary: Vocabulary, multiple: int = 32) -> list[Query]:
     """One query per alphabet that has a position in `where_BL` (bool), padded to `multiple`."""
     flat = torch.where(where_BL, canvas.alphabet_BL, -1).flatten()
     out = []

@@ -17,7 +17,7 @@ def count(text: str | int | float) -> int:
     return int(float(match[1]) * _FACTORS[match[2]])
 
 
-def si(value: float, unit: str = "") -> str:
+def si(value: int | float, unit: str = "") -> str:
     """12_345_678 -> '12.3M': three digits and a decimal prefix."""
     for limit, suffix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= limit:
@@ -25,7 +25,7 @@ def si(value: float, unit: str = "") -> str:
     return f"{value:.3g}{unit}"
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: int | float) -> str:
     """3725 -> '1h02m'; 75 -> '1m15s'; 3.21 -> '3.2s'."""
     if seconds < 60:
         return f"{seconds:.1f}s"

@@ -101,6 +101,7 @@ class Pieces:
     def __init__(self, config: StreamConfig, source: SourceConfig, vocabulary: Vocabulary):
         self.config, self.source, self.vocabulary = config, source, vocabulary
         self.shard = Shard(source.path)
+        self.name = self.shard.manifest.fingerprint[:16]
         self.weights = {n: config.tasks.get(n, 1.0) for n in source.tasks or config.tasks}
         self.composer = Composer(vocabulary, config.slots, config.tokens)
         self.text_piece = config.slots - ITEM_OVERHEAD - 1
@@ -130,7 +131,7 @@ class Pieces:
         """The row of the item at `position` of this source's endless shuffled stream."""
         name, parts = content
         order, view = divmod(position, 2 if self.config.anti_masking else 1)
-        draw = Draw(self.source.path, order // len(self), order, view)
+        draw = Draw(self.name, order // len(self), order, view)
         rng = generator("task", self.config.seed, draw.stream, draw.epoch, draw.order, name)
         options = self._options({k: v.shape for k, v in parts.items()})
         weight = np.array([self.weights[n] for n in options])
@@ -225,7 +226,7 @@ class Stream:
         """Packed windows, by number."""
         streams = []
         for pieces in self.pieces:
-            source = grain.MapDataset.source(pieces).seed(key("order", self.config.seed, pieces.source.path) % 2**31)
+            source = grain.MapDataset.source(pieces).seed(key("order", self.config.seed, pieces.name) % 2**31)
             endless = source.shuffle().repeat()
             if self.config.anti_masking:
                 endless = _Doubled(endless)
@@ -274,14 +275,15 @@ class Stream:
         canvas = self.composer.compose(rows)
         masked = corrupt(canvas, self.vocabulary, self.config.seed, self.config.anti_masking)
         draws = [item.draw for row in rows for item in row]
-        lengths = {p.source.path: len(p) for p in self.pieces}
+        pieces = {p.name: p for p in self.pieces}
         epochs: dict[str, float] = {}
         for d in draws:
-            epochs[d.stream] = max(epochs.get(d.stream, 0.0), (d.order + 1) / lengths[d.stream])
+            path = pieces[d.stream].source.path
+            epochs[path] = max(epochs.get(path, 0.0), (d.order + 1) / len(pieces[d.stream]))
         return Batch(
             masked,
             self._tokens(canvas),
-            dict(Counter(d.stream for d in draws)),
+            dict(Counter(pieces[d.stream].source.path for d in draws)),
             epochs,
             float((canvas.segment_BP >= 0).float().mean()),
         )

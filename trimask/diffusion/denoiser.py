@@ -1,13 +1,14 @@
 """What the process needs of a model: logits of queried tokens, given a canvas."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 from trimask.core.canvas import Canvas, Query
 
 
+@runtime_checkable
 class Denoiser(Protocol):
     """Any callable that scores tokens: a transformer, or a lookup table of exact posteriors."""
 

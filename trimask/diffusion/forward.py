@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from trimask.core.canvas import Canvas, Query, Span, queries
@@ -24,11 +25,11 @@ class Masked:
     """A masked canvas with what the objective needs. `weight_BL` is zero where nothing is scored."""
 
     canvas: Canvas
-    clean_BL: Tensor
+    clean_BL: Int[Tensor, "B L"]
     """int64: ids before masking."""
-    weight_BL: Tensor
+    weight_BL: Float[Tensor, "B L"]
     """float32: loss weight of each masked token: modality weight times schedule weight."""
-    rate_BL: Tensor
+    rate_BL: Float[Tensor, "B L"]
     """float32: masking rate of the token's item, for statistics by noise level."""
     queries: list[Query]
 

@@ -1,7 +1,6 @@
 """Classifier-free guidance (Ho and Salimans 2022), with the condition masked as the null condition."""
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
 
 import torch
 from torch import Tensor
@@ -15,13 +14,6 @@ def null_condition(canvas: Canvas, vocabulary: Vocabulary) -> Canvas:
     """The canvas with the content of every given segment masked."""
     given_BL = (canvas.alphabet_BL >= 0) & ~canvas.maskable_BL
     return canvas.with_ids(canvas.ids_BL.masked_fill(given_BL, vocabulary.mask))
-
-
-def stacked(first: Canvas, second: Canvas) -> Canvas:
-    """The rows of two canvases of the same layout, one below the other."""
-    pairs = {f.name: (getattr(first, f.name), getattr(second, f.name)) for f in fields(first)}
-    tensors = {k: torch.cat(p) for k, p in pairs.items() if k != "spans"}
-    return replace(first, **tensors)
 
 
 def guided(
@@ -40,7 +32,7 @@ def guided(
         return [logits.log_softmax(-1) for logits in denoiser(canvas, asked)]
     offset = canvas.ids_BL.numel()
     twice = [Query(q.alphabet, torch.cat([q.index_N, q.index_N + offset]), 2 * len(q.index_N)) for q in asked]
-    both = denoiser(stacked(canvas, null_condition(canvas, vocabulary)), twice)
+    both = denoiser(canvas.below(null_condition(canvas, vocabulary)), twice)
     return [_mix(logits.log_softmax(-1), w) for logits, w in zip(both, scale_Q, strict=True)]
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from trimask.core.canvas import Query
@@ -22,20 +23,20 @@ class Terms:
     """Per-token terms of one query, without its padding: cross-entropies in nats, weights, rates."""
 
     alphabet: int
-    ce_N: Tensor
-    weight_N: Tensor
-    rate_N: Tensor
-    column_N: Tensor
+    ce_N: Float[Tensor, " N"]
+    weight_N: Float[Tensor, " N"]
+    rate_N: Float[Tensor, " N"]
+    column_N: Int[Tensor, " N"]
     """The true id's column in the alphabet: codes, then END, then FILL."""
 
 
-def columns(ids_N: Tensor, alphabet: Alphabet) -> Tensor:
+def columns(ids_N: Int[Tensor, " N"], alphabet: Alphabet) -> Int[Tensor, " N"]:
     """Column of each joint id in the logits of its alphabet."""
     code = ids_N - alphabet.start
     return torch.where(ids_N >= alphabet.end, alphabet.codes + ids_N - alphabet.end, code)
 
 
-def restrict(logits_NV: Tensor, alphabet: Alphabet) -> Tensor:
+def restrict(logits_NV: Float[Tensor, "N V"], alphabet: Alphabet) -> Float[Tensor, "N A"]:
     """The columns of joint logits that belong to an alphabet, in its order."""
     return logits_NV[:, torch.from_numpy(alphabet.ids).to(logits_NV.device)]
 
@@ -53,6 +54,6 @@ def _terms(query: Query, logits_NA: Tensor, masked: Masked, vocabulary: Vocabula
     return Terms(query.alphabet, ce, masked.weight_BL.flatten()[index], masked.rate_BL.flatten()[index], column)
 
 
-def loss(parts: Sequence[Terms], maskable: int) -> Tensor:
+def loss(parts: Sequence[Terms], maskable: int) -> Float[Tensor, ""]:
     """The objective of a batch: a scalar in nats per maskable token."""
     return torch.stack([(p.weight_N * p.ce_N).sum() for p in parts]).sum() / max(maskable, 1)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from trimask.core.canvas import Canvas, Query, queries
@@ -52,7 +53,7 @@ class Progress:
     """int64: tokens each row had to fill at the start, per modality."""
 
 
-def to_fill(canvas: Canvas, vocabulary: Vocabulary) -> Tensor:
+def to_fill(canvas: Canvas, vocabulary: Vocabulary) -> Bool[Tensor, "B L"]:
     """bool (B, L): targets that are masked. A masked condition is withheld, not to be filled."""
     return (canvas.ids_BL == vocabulary.mask) & canvas.maskable_BL
 
@@ -145,7 +146,7 @@ class Engine:
         return keep_BL
 
 
-def units(canvas: Canvas) -> Tensor:
+def units(canvas: Canvas) -> Int[Tensor, "B L"]:
     """int64 (B, L): number of each token's position within its segment, from its first position."""
     b, p = canvas.segment_BP.shape
     groups = canvas.sees_BGG.shape[1]
@@ -156,7 +157,7 @@ def units(canvas: Canvas) -> Tensor:
     return canvas.slot_BL - first_BG.gather(1, group_BL)
 
 
-def draw(log_p_NA: Tensor, noise_N: Tensor, settings: Settings) -> Tensor:
+def draw(log_p_NA: Float[Tensor, "N A"], noise_N: Float[Tensor, " N"], settings: Settings) -> Int[Tensor, " N"]:
     """One column per row by inverse CDF: int64 (N,). One uniform number a row, in float64."""
     if settings.temperature == 0:
         return log_p_NA.argmax(-1)
@@ -168,7 +169,7 @@ def draw(log_p_NA: Tensor, noise_N: Tensor, settings: Settings) -> Tensor:
     return torch.minimum(column, last)
 
 
-def filtered(log_p_NA: Tensor, settings: Settings) -> Tensor:
+def filtered(log_p_NA: Float[Tensor, "N A"], settings: Settings) -> Float[Tensor, "N A"]:
     """Probabilities (N, A) after temperature, top-k and top-p (nucleus, Holtzman et al. 2020)."""
     log_p = log_p_NA / settings.temperature
     if 0 < settings.top_k < log_p.shape[1]:

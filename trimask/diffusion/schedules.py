@@ -3,35 +3,38 @@
 A schedule maps time t in (0, 1] to the rate s = sigma(t), increasing from 0 to 1. The negative ELBO
 is the integral over s of (1/s) E[sum of cross-entropies], whatever the schedule; a schedule only
 decides where in s the training effort goes (MD4, Shi et al. 2024; MDLM, Sahoo et al. 2024).
-All functions act on numpy arrays and on floats.
 """
 
 import math
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from trimask.core.errors import UsageError
+
+Real = Any
+"""A float or an array of them; the result is of the same kind."""
 
 
 class Schedule(ABC):
     """A monotone map from (0, 1] onto (0, 1]."""
 
     @abstractmethod
-    def rate(self, t: np.ndarray) -> np.ndarray:
+    def rate(self, t: Real) -> Real:
         """Masking probability s = sigma(t)."""
 
     @abstractmethod
-    def density(self, s: np.ndarray) -> np.ndarray:
+    def density(self, s: Real) -> Real:
         """Density q(s) of the rate when t is uniform: 1 / sigma'(t)."""
 
-    def weight(self, s: np.ndarray) -> np.ndarray:
+    def weight(self, s: Real) -> Real:
         """Weight of the cross-entropy in the bound: sigma'(t)/sigma(t) = 1 / (s q(s))."""
         return 1.0 / (s * self.density(s))
 
-    def paired_weight(self, s: np.ndarray) -> np.ndarray:
+    def paired_weight(self, s: Real) -> Real:
         """Weight of either view under anti-masking, `s` being the view's own rate.
 
         One view is masked at s with density q(s), the other at 1 - s, so that rates come from the
@@ -46,10 +49,10 @@ class Polynomial(Schedule):
 
     power: float = 1.0
 
-    def rate(self, t: np.ndarray) -> np.ndarray:
+    def rate(self, t: Real) -> Real:
         return t**self.power
 
-    def density(self, s: np.ndarray) -> np.ndarray:
+    def density(self, s: Real) -> Real:
         return s ** (1.0 / self.power - 1.0) / self.power
 
 
@@ -57,10 +60,10 @@ class Polynomial(Schedule):
 class Cosine(Schedule):
     """sigma(t) = sin(pi t / 2): 1 minus the share kept by MaskGIT's cosine (Chang et al. 2022)."""
 
-    def rate(self, t: np.ndarray) -> np.ndarray:
+    def rate(self, t: Real) -> Real:
         return np.sin(0.5 * math.pi * t)
 
-    def density(self, s: np.ndarray) -> np.ndarray:
+    def density(self, s: Real) -> Real:
         # 1 - s^2 without cancellation; the density is unbounded but integrable at s = 1.
         return 2.0 / (math.pi * np.sqrt(np.maximum((1.0 - s) * (1.0 + s), 1e-30)))
 

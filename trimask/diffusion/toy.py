@@ -80,6 +80,6 @@ def lengths(probabilities: Sequence[float], span: int, words: int = 2) -> Toy:
     return Toy(vocabulary, np.array(support), np.array(mass))
 
 
-def target(codes: Sequence[int], span: int | None = None, hidden: bool = False) -> Segment:
+def target(codes: Sequence[int] | np.ndarray, span: int | None = None, hidden: bool = False) -> Segment:
     """A text target of the given codes."""
     return Segment("text", np.array(codes, np.int32), target=True, span=span, hidden=hidden or None)

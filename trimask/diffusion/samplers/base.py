@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Counts = Literal["linear", "cosine"]
@@ -17,17 +18,17 @@ class View:
 
     step: int
     """Number of the step, from 0."""
-    todo_BL: Tensor
+    todo_BL: Bool[Tensor, "B L"]
     """bool: masked tokens that may be revealed."""
-    score_BL: Tensor
+    score_BL: Float[Tensor, "B L"]
     """float32: log-probability of the token drawn for each position in `todo_BL`."""
-    noise_BL: Tensor
+    noise_BL: Float[Tensor, "B L"]
     """float32 in (0, 1): one number per position and step, from the row's own generator."""
-    level_BL: Tensor
+    level_BL: Int[Tensor, "B L"]
     """int64: codebook level."""
-    unit_BL: Tensor
+    unit_BL: Int[Tensor, "B L"]
     """int64: number of the position's grid unit in its segment (token, frame, pixel)."""
-    total_B: Tensor
+    total_B: Int[Tensor, " B"]
     """int64: how many tokens the row had to fill at the start."""
 
 
@@ -37,11 +38,11 @@ class Sampler(ABC):
     steps: int
 
     @abstractmethod
-    def reveal(self, view: View) -> Tensor:
+    def reveal(self, view: View) -> Bool[Tensor, "B L"]:
         """bool (B, L), a subset of `view.todo_BL`; at the last step all of it."""
 
 
-def remaining(counts: Counts, step: int, steps: int, total_B: Tensor) -> Tensor:
+def remaining(counts: Counts, step: int, steps: int, total_B: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
     """How many tokens stay masked after a step: total * gamma((step + 1) / steps), rounded down.
 
     gamma(r) is 1 - r (linear) or cos(pi r / 2) (MaskGIT, Chang et al. 2022, section 3.2).
@@ -51,7 +52,9 @@ def remaining(counts: Counts, step: int, steps: int, total_B: Tensor) -> Tensor:
     return (total_B * max(gamma, 0.0) + 1e-6).floor().long() if step + 1 < steps else torch.zeros_like(total_B)
 
 
-def top(score_BL: Tensor, todo_BL: Tensor, count_B: Tensor) -> Tensor:
+def top(
+    score_BL: Float[Tensor, "B L"], todo_BL: Bool[Tensor, "B L"], count_B: Int[Tensor, " B"]
+) -> Bool[Tensor, "B L"]:
     """The `count_B[b]` positions of highest score in `todo_BL` of each row; ties go to the left."""
     score_BL = score_BL.masked_fill(~todo_BL, -torch.inf)
     order_BL = score_BL.argsort(dim=1, descending=True, stable=True)

@@ -1,0 +1,173 @@
+"""A data set of the user's own, from raw files to an evaluated model, by commands alone."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+RECIPE = """
+import chz
+from chz.blueprint import Reference
+
+from trimask.data.stream import SourceConfig
+from trimask.train.config import RowSettings, TrainConfig, vocabulary
+
+
+def small():
+    return chz.Blueprint(TrainConfig).apply({
+        "run": "runs/small",
+        "model.vocabulary": vocabulary,
+        "model.vocabulary.tokenizers": Reference("tokenizers"),
+        "model.vocabulary.rows": {"text": RowSettings(buckets=(8, 16))},
+        "model.depth": 1,
+        "model.width": 32,
+        "model.head_dim": 16,
+        "data.sources": (SourceConfig(path="sets/of-the-recipe"),),
+        "data.rows": 2,
+        "data.slots": 96,
+        "budget.steps": 2,
+        "dtype": "float32",
+        "compile": "off",
+        "log_every": 1,
+    })
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in, with a set of captioned pictures and a recipe."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
+    for i in range(6):
+        Image.fromarray(rng.integers(0, 256, (28, 28, 3), dtype=np.uint8)).save(f"photos/{i}.png")
+        Path(f"photos/{i}.txt").write_text(f"picture number {i}")
+    Path("recipe.py").write_text(RECIPE)
+    return tmp_path
+
+
+def test_from_pictures_to_an_evaluated_model(trimask, here: Path, bundle: Path):
+    looked = trimask("inspect", "photos")
+    assert looked.code == 0
+    assert "records: 6" in looked.out
+    prepared = trimask("prepare", "photos", "--tokenizers", bundle, "--out", "sets/photos", "--workers", 1)
+    assert prepared.code == 0
+    assert "6 items" in prepared.out
+    again = trimask("prepare", "photos", "--tokenizers", bundle, "--out", "sets/photos", "--workers", 1)
+    assert "up to date" in again.out
+    assert "picture number" in trimask("inspect", "sets/photos", "--tokenizers", bundle).out
+
+    train = ("train", "recipe.py:small", "--data", "sets/photos", "--validation", "sets/photos", "run=runs/mine")
+    done = trimask(*train)
+    assert done.code == 0, done.err
+    assert trimask(*train, "--on-existing", "fail").code == 2
+    wrong = trimask(*train, "model.depht=3")
+    assert (wrong.code, wrong.err.count("\n")) == (2, 1)
+    assert "depht" in wrong.err
+
+    assert trimask("generate", "picture", "-o", "new.png", "-m", "runs/mine", "--size", 28, "--steps", 2).code == 0
+    assert Image.open("new.png").size == (28, 28)
+    shown = trimask("inspect", "runs/mine").out
+    assert "photos: 6 items" in shown
+    counts = ("likelihood=2", "draws=4")
+    rated = trimask("evaluate", "runs/mine", "photos", *counts)
+    assert rated.code == 0, rated.err
+    results = json.loads((here / "runs/mine/evaluation/results.json").read_text())
+    assert any("bits per byte" in row["metric"] for row in results["rows"])
+    assert (here / "runs/mine/evaluation/report.html").is_file()
+
+
+def test_a_dry_run_writes_nothing(trimask, here: Path, bundle: Path):
+    trimask("prepare", "photos", "--tokenizers", bundle, "--out", "sets/photos", "--workers", 1)
+    planned = trimask("train", "recipe.py:small", "--data", "sets/photos", "--dry-run")
+    assert planned.code == 0, planned.err
+    assert "param" in planned.out
+    assert not (here / "runs").exists()
+    assert "model.depth" in trimask("train", "recipe.py:small", "--options").out
+
+
+def test_start_from_other_weights(trimask, here: Path, bundle: Path):
+    trimask("prepare", "photos", "--tokenizers", bundle, "--out", "sets/photos", "--workers", 1)
+    train = ("train", "recipe.py:small", "--data", "sets/photos")
+    assert trimask(*train, "run=runs/first").code == 0
+    assert trimask(*train, "run=runs/second", "--init", "runs/first").code == 0
+    other = trimask(*train, "run=runs/third", "--init", bundle)
+    assert other.code == 4
+    assert other.err.count("\n") == 1
+
+
+def test_tokenizers_of_ones_own(trimask, here: Path):
+    made = trimask(
+        "tokenizer", "train", "text", "photos", "--held-out", "photos", "--out", "tokenizers/text", "codes=270"
+    )
+    assert made.out.split() == ["tokenizers/text", "tokenizers/text-report.html"]
+    image = trimask(
+        "tokenizer", "train", "image", "photos", "--out", "tokenizers/image", "steps=2", "batch=2",
+        "objective.settings.width=8", "objective.settings.inner=8", "dtype=fp32",
+    )  # fmt: skip
+    assert image.code == 0, image.err
+    measured = trimask("tokenizer", "evaluate", "tokenizers/image", "photos", "--report", "r.html")
+    assert "psnr" in measured.out
+    assert Path("r.html").is_file()
+    assert "image-fsq" in trimask("inspect", "tokenizers/image").out
+    assert trimask("prepare", "photos", "--tokenizers", "tokenizers", "-o", "sets/a", "--workers", 1).code == 0
+    single = ("--tokenizer", "tokenizers/text", "--tokenizer", "tokenizers/image")
+    assert "up to date" in trimask("prepare", "photos", *single, "-o", "sets/a", "--workers", 1).out
+
+
+def test_the_world_as_files_is_a_source(trimask, here: Path):
+    assert trimask("world", "look", "--count", 3, "--seed", 5).out == "look/items.jsonl\n"
+    assert "records: 3" in trimask("inspect", "look/items.jsonl").out
+    assert Image.open("look/0000.png").size == (32, 32)
+    assert trimask("world", "look").code == 2
+
+
+def test_a_recipe_can_be_inspected(trimask, here: Path):
+    assert "model.depth" in trimask("inspect", "recipe.py:small").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("prepare", "photos", "--out", "s"), 2, "say which tokenizers"),
+        (("prepare", "gone", "--tokenizers", "BUNDLE", "--out", "s"), 3, "gone does not exist"),
+        (("prepare", "photos", "--tokenizers", "photos", "--out", "s"), 4, "no tokenizers there"),
+        (("prepare", "photos", "--tokenizers", "BUNDLE", "--out", "s", "--on-existing", "maybe"), 2, "choose one of"),
+        (("prepare", "photos?image_size=31", "--tokenizers", "BUNDLE", "--out", "s"), 2, "image_size"),
+        (("inspect", "gone"), 3, "gone does not exist"),
+        (("train", "no-such-recipe"), 2, "no recipe is called 'no-such-recipe'"),
+        (("train", "recipe.py:small", "--data", "gone"), 3, "is not a prepared set"),
+        (("train", "recipe.py:small", "--validation", "gone"), 2, "goes with --data"),
+        (("train", "recipe.py:small", "--on-existing", "maybe"), 2, "choose one of"),
+        (("evaluate", "BUNDLE"), 2, "say what to evaluate on"),
+        (("evaluate", "gone", "photos"), 4, "there is no model 'gone'"),
+        (("evaluate", "BUNDLE", "photos", "drawing=3"), 2, "drawings"),
+        (("evaluate", "BUNDLE", "photos", "--judges", "gone"), 3, "--judges gone"),
+        (("tokenizer", "train", "text", "photos"), 2, "say where the tokenizer goes"),
+        (("tokenizer", "train", "video", "photos", "--out", "t"), 2, "'video' is no tokenizer"),
+        (("tokenizer", "train", "audio", "photos", "--out", "t"), 3, "no speech or sound"),
+        (("tokenizer", "train", "text", "photos", "--out", "t", "size=3"), 2, "codes=NUMBER"),
+        (("tokenizer", "train", "image", "photos", "--out", "t", "step=3"), 2, "'step'"),
+        (("tokenizer", "evaluate", "photos", "photos"), 4, "photos is not a tokenizer"),
+        (("world", "w", "--kind", "maps"), 2, "'maps' is not a kind"),
+    ],
+)
+def test_errors_are_clear(trimask, here: Path, bundle: Path, arguments: tuple[str, ...], code: int, message: str):
+    done = trimask(*(str(bundle) if a == "BUNDLE" else a for a in arguments))
+    assert done.code == code, done.err
+    assert message in done.err
+    assert done.err.startswith("error: ")
+    assert done.err.count("\n") == 1
+
+
+def test_a_source_of_sound_becomes_a_tokenizer(trimask, here: Path):
+    Path("clips").mkdir()
+    for i in range(2):
+        soundfile.write(f"clips/{i}.wav", np.sin(np.arange(16000) / (20 + i)) * 0.5, 16_000)
+        Path(f"clips/{i}.txt").write_text("seven")
+    small = ("objective.settings.encoder_width=8", "objective.settings.inner=8", "objective.settings.decoder_width=8")
+    made = trimask("tokenizer", "train", "audio", "clips", "--out", "t", "steps=2", "batch=2", "dtype=fp32", *small)
+    assert made.code == 0, made.err

@@ -1,0 +1,120 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+FEW = ("--steps", 3)
+
+
+@pytest.fixture
+def png(tmp_path: Path) -> Path:
+    path = tmp_path / "x.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture
+def wav(tmp_path: Path) -> Path:
+    path = tmp_path / "x.wav"
+    soundfile.write(path, np.sin(np.arange(6400) / 20) * 0.5, 16_000)
+    return path
+
+
+def test_generate_an_image(trimask, bundle: Path, tmp_path: Path):
+    out = tmp_path / "new" / "out.png"
+    done = trimask("generate", "a red circle", "-o", out, "-m", bundle, "--size", "40x28", "--guidance", 2, *FEW)
+    assert (done.code, done.out) == (0, f"{out}\n")
+    assert Image.open(out).size == (40, 28)
+    first = out.read_bytes()
+    trimask("generate", "a red circle", "-o", out, "-m", bundle, "--size", "40x28", "--guidance", 2, *FEW)
+    assert out.read_bytes() == first
+
+
+def test_generate_several_speeches(trimask, bundle: Path, tmp_path: Path):
+    done = trimask("generate", "seven", "-o", tmp_path / "a.wav", "-n", 2, "-m", bundle, "--seconds", 0.2, *FEW)
+    assert done.out.split() == [str(tmp_path / f"a-{i}.wav") for i in range(2)]
+    assert soundfile.info(tmp_path / "a-1.wav").frames == 5 * 640
+
+
+def test_generate_a_text_to_the_screen_or_a_file(trimask, bundle: Path, tmp_path: Path):
+    shown = trimask("generate", "a red", "--to", "text", "-m", bundle, *FEW)
+    assert shown.out.startswith("a red")
+    written = trimask("generate", "a red", "-o", tmp_path / "a.txt", "-m", bundle, *FEW)
+    assert written.out == f"{tmp_path / 'a.txt'}\n"
+    assert (tmp_path / "a.txt").read_text() == shown.out
+
+
+def test_default_files_are_named_out(trimask, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert trimask("generate", "seven", "--to", "image", "-m", bundle, *FEW).out == "out.png\n"
+    assert trimask("generate", "seven", "--to", "speech", "-m", bundle, "--seconds", 0.2, *FEW).out == "out.wav\n"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.png", "out.wav"]
+
+
+def test_caption_and_transcribe(trimask, bundle: Path, png: Path, wav: Path):
+    one = trimask("caption", png, "-m", bundle, *FEW)
+    assert one.code == 0
+    several = trimask("caption", png, png, "-m", bundle, "--temperature", 0, *FEW)
+    assert [line.split("\t")[0] for line in several.out.splitlines() if "\t" in line] == [str(png)] * 2
+    assert trimask("transcribe", wav, "-m", bundle, *FEW).code == 0
+
+
+def test_fill(trimask, bundle: Path, png: Path, wav: Path, tmp_path: Path):
+    text = trimask("fill", "--text", "a red [1] above", "-m", bundle, *FEW)
+    assert text.out.startswith("a red")
+    edited = trimask(
+        "fill", "--image", png, "--box", "0,0,8,8", "--text", "x", "-o", tmp_path / "e.png", "-m", bundle, *FEW
+    )
+    assert edited.out == f"{tmp_path / 'e.png'}\n"
+    clip = trimask("fill", "--speech", wav, "--interval", "0.1,0.2", "-o", tmp_path / "e.wav", "-m", bundle, *FEW)
+    assert clip.code == 0
+    assert soundfile.info(tmp_path / "e.wav").frames == 6400
+    both = trimask(
+        "fill", "--text", "a [1]", "--missing", "image", "--missing", "speech", "--seconds", 0.2,
+        "-o", tmp_path / "parts", "-m", bundle, *FEW,
+    )  # fmt: skip
+    assert both.code == 0
+    assert sorted(p.name for p in (tmp_path / "parts").iterdir()) == ["image.png", "speech.wav", "text.txt"]
+
+
+def test_score(trimask, bundle: Path, png: Path):
+    done = trimask("score", "--text", "seven", "-m", bundle, "--draws", 4)
+    assert "bits per byte over 5 bytes" in done.out
+    given = trimask("score", "--text", "seven", "--image", png, "--target", "text", "--draws", 4, "-m", bundle)
+    assert given.out.startswith("image>text: bound")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("generate", "x"), 2, "say what to make"),
+        (("generate", "x", "--to", "video"), 2, "choose one of image, speech, text"),
+        (("generate", "x", "-o", "x.mp4"), 2, "must end in one of"),
+        (("generate", "x", "--to", "image", "-o", "x.wav"), 2, "must end in .png"),
+        (("generate", "x", "--to", "image", "--size", "big"), 2, "--size"),
+        (("generate", "x", "--to", "image", "--size", "27", "-m", "BUNDLE"), 3, "sides are"),
+        (("generate", "x", "--to", "image", "--sampler", "magic", "-m", "BUNDLE"), 2, "no sampler is called 'magic'"),
+        (("generate", "x", "--to", "image", "--steps", "0", "-m", "BUNDLE"), 2, "steps must be at least 1"),
+        (("generate", "x", "--to", "image", "-m", "no/such/model"), 4, "there is no model 'no/such/model'"),
+        (("generate", "x", "--to", "image", "-m", "BUNDLE", "--device", "tpu"), 2, "device 'tpu'"),
+        (("caption", "gone.png", "-m", "BUNDLE"), 3, "gone.png does not exist"),
+        (("caption", "BAD", "-m", "BUNDLE"), 3, "not an image"),
+        (("transcribe", "BAD", "-m", "BUNDLE"), 3, "audio cannot be decoded"),
+        (("fill", "-m", "BUNDLE"), 2, "nothing to fill"),
+        (("fill", "--text", "no hole", "-m", "BUNDLE"), 2, "nothing is to be filled"),
+        (("fill", "--image", "x.png", "--box", "1,2"), 2, "write 4 numbers"),
+        (("score", "-m", "BUNDLE"), 2, "nothing to score"),
+        (("score", "--text", "x", "--draws", "3", "-m", "BUNDLE"), 2, "--draws 3"),
+    ],
+)
+def test_errors_are_clear(trimask, bundle: Path, tmp_path: Path, arguments, code: int, message: str):
+    bad = tmp_path / "bad.bin"
+    bad.write_bytes(b"neither picture nor sound")
+    named = {"BUNDLE": str(bundle), "BAD": str(bad)}
+    done = trimask(*(named.get(a, a) for a in arguments))
+    assert done.code == code
+    assert done.err.startswith("error: ")
+    assert done.err.count("\n") == 1
+    assert message in done.err

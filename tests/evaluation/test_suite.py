@@ -1,0 +1,119 @@
+"""The suite on a real, if untrained, model of three modalities."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from tests.evaluation.pictures import labelled
+from tests.hub import tiny
+from trimask.core.errors import UsageError
+from trimask.core.item import Item
+from trimask.data.world.source import World
+from trimask.evaluation.report import series
+from trimask.evaluation.sets import EvaluationSet
+from trimask.evaluation.suite import Judges, SuiteConfig, evaluate, load_judges, sections, slug
+from trimask.hub.bundle import load_bundle
+from trimask.hub.model import Model
+
+CONFIG = SuiteConfig(drawings=3, captions=3, texts=3, cloze=3, likelihood=2, draws=4)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return Model(load_bundle(tiny.save(tmp_path_factory.mktemp("suite") / "tiny")), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def sets() -> list[EvaluationSet]:
+    scenes = [World(kind="scenes", split="test", count=4)[i] for i in range(4)]
+    texts = [Item(f"t{i}", {"text": s}) for i, s in enumerate(["the red moon is old", "a star above the end now"] * 3)]
+    return [
+        EvaluationSet("world-scenes", "test", scenes, tasks=("text>image", "image>text")),
+        EvaluationSet("texts", "validation", texts[:3], texts[3:], tasks=("text",)),
+    ]
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    rows = [{"kind": "train", "step": s, "losses": {"text": 5 - s / 10, "image": None}} for s in range(5)]
+    rows.append({"kind": "validation", "step": 4, "bounds": {"image": {"nats": 3.0, "error": 0.1}}})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows) + '{"kind": "tra')
+    return folder
+
+
+@pytest.fixture(scope="module")
+def out(model: Model, sets: list[EvaluationSet], run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluation")
+    tokenizers = model.bundle.tokenizers
+    evaluate(
+        model, sets, folder, Judges(), tokenizers, CONFIG, {"step": 3}, run_folder, "a command", Console(quiet=True)
+    )
+    return folder
+
+
+def test_the_table_is_typed(out: Path):
+    record = json.loads((out / "results.json").read_text())
+    assert record["command"] == "a command" and record["seed"] == 0 and record["model"] == {"step": 3}
+    fields = {"section", "split", "seed", "metric", "value", "error", "n", "unit", "reference", "against", "note"}
+    assert all(set(row) == fields for row in record["rows"])
+    assert all(isinstance(row["value"], int | float) and row["n"] > 0 for row in record["rows"])
+    names = {row["section"] for row in record["rows"]}
+    assert {"world-scenes: drawing", "world-scenes: captions", "texts: likelihood of text", "texts: cloze"} <= names
+    text = [row["metric"] for row in record["rows"] if row["section"] == "texts: likelihood of text"]
+    assert "bits per byte, bound by time, length learned" in text
+    assert any("Kneser-Ney" in metric for metric in text)
+
+
+def test_the_report_stands_alone(out: Path):
+    page = (out / "report.html").read_text()
+    assert "data:image/png;base64," in page and "data:image/svg+xml;base64," in page
+    assert "training loss" not in page  # the plot is a picture inside the page
+    assert not re.findall(r"(?:src|href)=['\"](?!data:|#)", page)
+    assert "<script" not in page and "@import" not in page and "url(" not in page
+
+
+def test_finished_sections_are_kept_and_others_repeated(out: Path, model: Model, sets: list[EvaluationSet]):
+    tokenizers = model.bundle.tokenizers
+    path = out / "sections" / slug("texts: writing") / "section.json"
+    before, other = path.stat().st_mtime_ns, (out / "sections" / slug("world-scenes: drawing") / "section.json")
+    seen = other.stat().st_mtime_ns
+    more = SuiteConfig(drawings=2, captions=3, texts=3, cloze=3, likelihood=2, draws=4, only=("*writing", "*drawing"))
+    evaluate(model, sets, out, Judges(), tokenizers, more, {"step": 3}, console=Console(quiet=True))
+    assert path.stat().st_mtime_ns == before
+    assert other.stat().st_mtime_ns != seen
+    evaluate(model, sets, out, Judges(), tokenizers, more, {"step": 4}, console=Console(quiet=True))
+    assert path.stat().st_mtime_ns != before
+
+
+def test_sections_follow_from_sets_judges_and_modalities(model: Model, sets: list[EvaluationSet]):
+    tokenizers = model.bundle.tokenizers
+    names = [s.name for s in sections(sets, Judges(), tokenizers, CONFIG)]
+    assert "texts: writing" in names and "world-scenes: captions" in names
+    only_text = {k: v for k, v in tokenizers.items() if k == "text"}
+    assert not [s for s in sections(sets, Judges(), only_text, CONFIG) if "drawing" in s.name]
+    with pytest.raises(UsageError, match="no section fits"):
+        sections(sets, Judges(), tokenizers, SuiteConfig(only=("nothing",)))
+
+
+def test_own_labels_get_judges_of_pictures_and_of_tokens(model: Model, tmp_path: Path):
+    def items(start: int) -> list[Item]:
+        pairs = zip(*labelled(8, start, 28), strict=True)
+        return [Item(f"{start}#{i}", {"text": k, "image": p}, {"name": k}) for i, (p, k) in enumerate(pairs)]
+
+    data = EvaluationSet("stripes", "test", items(0), items(100), items(200), label="name")
+    small = SuiteConfig(drawings=12, captions=2, only=("stripes: *",))
+    found = evaluate(model, [data], tmp_path, Judges(), model.bundle.tokenizers, small, console=Console(quiet=True))
+    drawing = {r.metric: r for r in found["stripes: drawing"]}
+    assert {"judged correct", "reconstructions judged correct", "coverage", "density"} <= set(drawing)
+    captions = {r.metric: r for r in found["stripes: captions"]}
+    assert captions["class word right"].against == "a classifier trained on the same tokens"
+    assert len(load_judges(tmp_path / "judges").classes) == 2
+
+
+def test_series_leave_gaps_out():
+    rows = [{"step": 1, "losses": {"a": 1.0, "b": None}}, {"step": 2, "losses": {"a": 0.5}}]
+    assert series(rows, "losses") == {"a": [(1, 1.0), (2, 0.5)]}

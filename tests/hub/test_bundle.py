@@ -1,0 +1,192 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+import trimask
+from trimask.core.canvas import Composer, Row, Segment, queries
+from trimask.core.errors import ArtifactError, UsageError
+from trimask.diffusion.samplers import Ancestral, Blockwise, RandomOrder
+from trimask.diffusion.sampling import Settings
+from trimask.hub import bundle as bundles
+from trimask.hub import defaults
+from trimask.hub.bundle import Bundle, find, load_bundle, save_bundle
+from trimask.hub.defaults import Defaults
+from trimask.model.transformer import Transformer
+
+
+def logits(model: Transformer) -> list[torch.Tensor]:
+    """Logits of every token of a row with a text and a picture."""
+    v = model.vocabulary
+    row = Row((Segment("text", np.arange(5)), Segment("image", np.arange(16).reshape(4, 4), target=True)))
+    canvas = Composer(v, 64).compose([[row]])
+    with torch.inference_mode():
+        return model(canvas, queries(canvas, canvas.alphabet_BL >= 0, v))
+
+
+def test_fp32_round_trip_gives_identical_logits(tmp_path: Path):
+    made = tiny.network(tiny.tokenizers())
+    save_bundle(tmp_path / "b", made, tiny.tokenizers(), dtype="fp32")
+    for a, b in zip(logits(made), logits(load_bundle(tmp_path / "b").model), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_bf16_is_half_the_size_and_stable_after_the_first_rounding(bundle: Bundle, tmp_path: Path):
+    save_bundle(tmp_path / "again", bundle.model, bundle.tokenizers)
+    save_bundle(tmp_path / "wide", bundle.model, bundle.tokenizers, dtype="fp32")
+    again = load_bundle(tmp_path / "again")
+    for a, b in zip(logits(bundle.model), logits(again.model), strict=True):
+        assert torch.equal(a, b)
+    sizes = [(tmp_path / n / bundles.WEIGHTS).stat().st_size for n in ("again", "wide")]
+    assert sizes[0] < 0.6 * sizes[1]
+
+
+def test_other_weights_may_be_stored(bundle: Bundle, tmp_path: Path):
+    zeros = {k: torch.zeros_like(v) for k, v in bundle.model.state_dict().items()}
+    save_bundle(tmp_path / "b", bundle.model, bundle.tokenizers, weights=zeros)
+    assert not any(p.any() for p in load_bundle(tmp_path / "b").model.parameters())
+
+
+def test_everything_else_comes_back(tmp_path: Path):
+    made = Defaults(
+        {"text": Settings(Blockwise(block=4, blocks=2, inner=RandomOrder(steps=3)), temperature=0.5, top_k=7)},
+        {"image>text": 16},
+        "anna",
+    )
+    of = tiny.tokenizers()
+    save_bundle(tmp_path / "b", tiny.network(of), of, [tiny.MANIFEST], {"step": 9}, defaults=made)
+    loaded = load_bundle(tmp_path / "b")
+    assert loaded.defaults == made
+    assert loaded.manifests == [tiny.MANIFEST]
+    assert loaded.train == {"step": 9}
+    assert {k: t.fingerprint for k, t in loaded.tokenizers.items()} == {k: t.fingerprint for k, t in of.items()}
+
+
+def test_saving_replaces_and_leaves_nothing_beside(tmp_path: Path, bundle: Bundle):
+    for step in (1, 2):
+        save_bundle(tmp_path / "b", bundle.model, bundle.tokenizers, extra={"step": step})
+    assert load_bundle(tmp_path / "b").train == {"step": 2}
+    assert [p.name for p in tmp_path.iterdir()] == ["b"]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "sampling.json", "manifests.json", "tokenizers/text/bpe.json"])
+def test_a_damaged_or_missing_file_is_named(bundle_folder: Path, tmp_path: Path, name: str):
+    copy = shutil.copytree(bundle_folder, tmp_path / "copy")
+    content = bytearray((copy / name).read_bytes())
+    content[-1] ^= 1
+    (copy / name).write_bytes(content)
+    with pytest.raises(ArtifactError, match=f"{Path(name).name} is damaged"):
+        load_bundle(copy)
+    (copy / name).unlink()
+    with pytest.raises(ArtifactError, match=f"{Path(name).name} is missing"):
+        load_bundle(copy)
+
+
+def test_another_format_or_a_configuration_that_cannot_be_read(bundle_folder: Path, tmp_path: Path):
+    copy = shutil.copytree(bundle_folder, tmp_path / "copy")
+    config = json.loads((copy / "config.json").read_text())
+    for change, message in (
+        ({"format": 99}, "bundle format 99"),
+        ({"format": None}, "not a model bundle"),
+        ({"model": {**config["model"], "depht": 3}}, "depht"),
+        ({"model": {**config["model"], "width": 64}}, "does not fit the model configuration"),
+        (
+            {"tokenizers": {**config["tokenizers"], "text": "0" * 64}},
+            "is not the tokenizer this model was trained with",
+        ),
+        ({"files": None}, "field 'files'"),
+    ):
+        (copy / "config.json").write_text(json.dumps({**config, **change}))
+        with pytest.raises(ArtifactError, match=message):
+            load_bundle(copy)
+    (copy / "config.json").write_text("{")
+    with pytest.raises(ArtifactError, match="cannot be read as JSON"):
+        load_bundle(copy)
+
+
+def test_a_tokenizer_of_another_size_is_refused(tmp_path: Path, bundle: Bundle):
+    from trimask.tokenizers.text import TextTokenizer
+
+    other = {**bundle.tokenizers, "text": TextTokenizer.train(tiny.SENTENCES, 260)}
+    with pytest.raises(UsageError, match="not made for each other"):
+        save_bundle(tmp_path / "b", bundle.model, other)
+    assert not (tmp_path / "b").exists()
+
+
+def test_find_takes_bundles_checkpoints_and_the_newest_of_a_run(bundle_folder: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    for step in ("step-00000500", "step-00001000"):
+        shutil.copytree(bundle_folder, run / "checkpoints" / step)
+    (run / "config.json").write_text("{}")
+    (run / "checkpoints" / "step-00002000").mkdir()
+    shutil.copytree(bundle_folder, run / "checkpoints" / "step-00003000.old")
+    newest = run / "checkpoints" / "step-00001000"
+    assert find(bundle_folder) == bundle_folder
+    assert find(run) == find(run / "checkpoints") == find(str(newest)) == newest
+    assert trimask.load(run).bundle.folder == newest
+
+
+def test_names_that_are_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(bundles, "MODELS", tmp_path / "models")
+    with pytest.raises(ArtifactError, match="trimask train nano"):
+        find("nano")
+    with pytest.raises(ArtifactError, match=r"no model '.*gone'.*shipped models are nano"):
+        find(tmp_path / "gone")
+    with pytest.raises(ArtifactError, match=r"has no model\.safetensors"):
+        find(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(ArtifactError, match="no complete checkpoint yet"):
+        find(tmp_path)
+
+
+def test_the_shipped_model_is_found_in_the_package(
+    bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(bundles, "MODELS", tmp_path)
+    shutil.copytree(bundle_folder, tmp_path / "nano")
+    assert trimask.load("nano", device="cpu").bundle.folder == tmp_path / "nano"
+
+
+def test_starting_defaults_survive_json():
+    values = json.loads(json.dumps(defaults.to_json(Defaults())))
+    assert defaults.from_json(values, "here") == Defaults()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"settings": 3}, "'settings' must be an object"),
+        ({"settings": {"text": {"temperature": 1.0}}}, "settings of 'text'"),
+        ({"settings": {"text": {"sampler": {"name": "magic"}}}}, "no sampler is called 'magic'"),
+        ({"settings": {"text": {"sampler": {"name": "ancestral", "pace": 3}}}}, "pace"),
+        ({"settings": {}, "spans": {"text": "long"}}, "'spans'"),
+    ],
+)
+def test_bad_sampling_json_names_the_entry(change: dict, message: str):
+    with pytest.raises(ArtifactError, match=f"sampling.json.*{message}"):
+        defaults.from_json(change, "sampling.json")
+
+
+def test_overrides_change_what_they_name_and_nothing_else():
+    base = Settings(RandomOrder(steps=8), temperature=0.5, guidance=1.0)
+    assert defaults.adjusted(base, {"steps": 3}) == Settings(RandomOrder(steps=3), temperature=0.5, guidance=1.0)
+    assert defaults.adjusted(base, {"sampler": "ancestral"}).sampler == Ancestral(steps=8)
+    assert defaults.adjusted(base, {"sampler": Ancestral(steps=2), "top_k": 4}).top_k == 4
+    shared = defaults.adjusted(Settings(Blockwise(blocks=4)), {"steps": 10}).sampler
+    assert shared.steps == 12
+    for bad in ({"step": 3}, {"sampler": "magic"}, {"steps": 0}, {"temperature": -1.0}):
+        with pytest.raises(UsageError):
+            defaults.adjusted(base, bad)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_task_goes_before_its_modality():
+    greedy = Settings(RandomOrder(), temperature=0.0)
+    table = Defaults({"text": Settings(RandomOrder()), "image>text": greedy})
+    assert table.of("image>text", "text", {}) == greedy
+    assert table.of("text", "text", {}).temperature == 1.0
+    with pytest.raises(UsageError, match="no settings for audio"):
+        table.of("text>speech", "audio", {})

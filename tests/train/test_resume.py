@@ -1,0 +1,226 @@
+"""Reliability: kills, signals, full disks, damaged files, wrong commands; resume equals no resume."""
+
+import json
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import chz
+import pytest
+import torch
+import toy_run
+from safetensors.torch import load_file
+
+from trimask.core.errors import ArtifactError, TrainingError, UsageError
+from trimask.optim.adamw import AdamWConfig
+from trimask.train import checkpoint, record
+
+STEPS, KILLS = 120, 12
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["trimask.train.loop", "pytest"])
+
+
+def start(*arguments: object, limit: int | None = None) -> multiprocessing.process.BaseProcess:
+    process = PROCESSES.Process(target=_program, args=([str(a) for a in arguments], limit))
+    process.start()
+    return process
+
+
+def _program(arguments: list[str], limit: int | None) -> None:
+    if limit:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    with open(f"{arguments[0]}.out", "a") as out:
+        os.dup2(out.fileno(), 1)
+        os.dup2(out.fileno(), 2)
+        sys.exit(toy_run.main(arguments))
+
+
+def newest(run: Path) -> int:
+    found = checkpoint.found(run / "checkpoints")
+    return int(found[0].name.removeprefix("step-")) if found else 0
+
+
+def tensors(run: Path, step: int) -> dict[str, torch.Tensor]:
+    folder = checkpoint.path(run / "checkpoints", step)
+    # Copies: the loaded tensors are maps of files that some tests damage.
+    return {k: v.clone() for n in ("model", "training") for k, v in load_file(folder / f"{n}.safetensors").items()}
+
+
+def losses(run: Path) -> list[tuple]:
+    return [(r["step"], r["loss"], r["losses"], r["cross_entropy"]) for r in record.read_metrics(run)]
+
+
+def assert_same(one: Path, two: Path, step: int) -> None:
+    a, b = tensors(one, step), tensors(two, step)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[k], b[k]) for k in a), [k for k in a if not torch.equal(a[k], b[k])]
+    assert losses(one) == losses(two)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """A run that nothing disturbs."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    process = start(run, STEPS, 0.9)
+    process.join(120)
+    assert process.exitcode == 0, Path(f"{run}.out").read_text()
+    return run
+
+
+def test_kill_9_at_random_moments_changes_nothing(whole, tmp_path):
+    rng = random.Random(0)
+    run = tmp_path / "run"
+    for _ in range(KILLS):
+        target = newest(run) + rng.randint(1, 4)
+        process = start(run, STEPS, 0.9)
+        deadline = time.monotonic() + 60
+        while newest(run) < target and time.monotonic() < deadline:
+            time.sleep(0.003)
+        time.sleep(rng.uniform(0, 0.04))
+        assert process.is_alive(), Path(f"{run}.out").read_text()
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    process = start(run, STEPS, 0.9)
+    process.join(120)
+    text = Path(f"{run}.out").read_text()
+    assert process.exitcode == 0 and text.count("resuming") == KILLS, text
+    assert_same(whole, run, STEPS)
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 130), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_the_same_command_goes_on(whole, tmp_path, number, code):
+    run = tmp_path / "run"
+    process = start(run, STEPS, 0.9)
+    while newest(run) < 6:
+        time.sleep(0.002)
+    os.kill(process.pid, number)
+    process.join(60)
+    text = Path(f"{run}.out").read_text()
+    assert process.exitcode == code and f"stopped by {number.name}" in text, text
+    stopped = newest(run)
+    assert f"step {stopped}," in text and stopped < STEPS
+    process = start(run, STEPS, 0.9)
+    process.join(60)
+    assert process.exitcode == 0
+    assert_same(whole, run, STEPS)
+
+
+def test_a_full_disk_is_one_error_and_the_old_checkpoint_stays(tmp_path):
+    run = tmp_path / "run"
+    toy_run.run(run, 6, ema=0.9)
+    before = tensors(run, 6)
+    # The same run, longer, where no file may grow beyond 64 KiB.
+    edited = json.loads((run / "config.json").read_text()) | {"budget.steps": 30}
+    (run / "config.json").write_text(json.dumps(edited))
+    process = start(run, 30, 0.9, limit=64 * 1024)
+    process.join(60)
+    lines = Path(f"{run}.out").read_text().splitlines()
+    assert process.exitcode == TrainingError.exit_code, lines
+    assert "cannot be written" in lines[-1] and "make room" in lines[-1] and "Traceback" not in "".join(lines)
+    assert newest(run) == 6 and checkpoint.verified(checkpoint.path(run / "checkpoints", 6))
+    assert all(torch.equal(before[k], v) for k, v in tensors(run, 6).items())
+
+
+@pytest.mark.parametrize(
+    "name, damage",
+    [
+        ("training.safetensors", "truncated"),
+        ("model.safetensors", "changed"),
+        ("model.safetensors", "missing"),
+        ("training.json", "changed"),
+        ("training.json", "truncated"),
+        ("config.json", "changed"),
+    ],
+)
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, capsys, name, damage):
+    run = tmp_path / "run"
+    toy_run.run(run, 8)
+    expected = tensors(run, 8)
+    file = checkpoint.path(run / "checkpoints", 8) / name
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    {
+        "truncated": lambda: file.write_bytes(data[: len(data) // 2]),
+        "changed": lambda: file.write_bytes(data),
+        "missing": file.unlink,
+    }[damage]()
+    toy_run.run(run, 8)
+    said = capsys.readouterr().out
+    assert f"step-00000008 is damaged: {name}" in said and "resuming" in said and "at step 6" in said
+    assert all(torch.equal(expected[k], v) for k, v in tensors(run, 8).items())
+
+
+def test_when_all_checkpoints_are_damaged_it_says_so(tmp_path):
+    run = tmp_path / "run"
+    toy_run.run(run, 4)
+    for folder in checkpoint.found(run / "checkpoints"):
+        (folder / "training.json").write_text("{}")
+    with pytest.raises(ArtifactError, match=r"no checkpoint in .* is whole"):
+        toy_run.run(run, 4)
+
+
+def test_a_finished_run_is_finished(tmp_path, capsys):
+    first = toy_run.run(tmp_path / "run", 4)
+    again = toy_run.run(tmp_path / "run", 4)
+    assert (again.step, again.tokens, again.complete, again.exit_code) == (first.step, first.tokens, True, 0)
+    assert "done: step 4" in capsys.readouterr().out
+
+
+def test_policies_for_an_existing_folder(tmp_path):
+    run = tmp_path / "run"
+    toy_run.run(run, 3)
+    with pytest.raises(UsageError, match="on_existing=fail"):
+        toy_run.run(run, 3, on_existing="fail")
+    toy_run.run(run, 4, on_existing="new")
+    assert newest(run) == 4 and newest(tmp_path / "run.1") == 3
+    with pytest.raises(UsageError, match=r"budget\.steps: 4 -> 5; optimizer\.rate: .*on_existing=new"):
+        toy_run.run(run, 5, optimizer=AdamWConfig(rate=0.5))
+    strange = tmp_path / "holiday"
+    strange.mkdir()
+    (strange / "photo.png").write_bytes(b"")
+    with pytest.raises(UsageError, match="not empty and not a run"):
+        toy_run.run(strange, 3)
+
+
+def test_what_does_not_decide_the_weights_may_change(tmp_path):
+    run = tmp_path / "run"
+    toy_run.run(run, 4)
+    before = tensors(run, 4)
+    toy_run.run(run, 4, log_every=1, checkpoints=chz.replace(toy_run.config(run).checkpoints, every=1))
+    assert all(torch.equal(before[k], v) for k, v in tensors(run, 4).items())
+
+
+def test_a_folder_is_used_by_one_process(tmp_path):
+    run = tmp_path / "run"
+    process = start(run, 100_000, 0.0)
+    while newest(run) < 1:
+        time.sleep(0.01)
+    with pytest.raises(TrainingError, match="in use by another process"):
+        toy_run.run(run, 100_000)
+    process.kill()
+    process.join()
+
+
+def test_old_checkpoints_go_and_named_ones_stay(tmp_path):
+    run = tmp_path / "run"
+    base = toy_run.config(run).checkpoints
+    toy_run.run(run, 12, checkpoints=chz.replace(base, every=2, keep=2, keep_steps=(3, 4)))
+    assert [p.name for p in checkpoint.found(run / "checkpoints")] == [
+        f"step-{n:08d}" for n in (12, 10, 4, 3)
+    ]  # fmt: skip
+
+
+def test_as_a_program_errors_are_one_line(tmp_path):
+    program = [sys.executable, toy_run.__file__, str(tmp_path / "run"), "0", "0"]
+    done = subprocess.run(
+        program, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == UsageError.exit_code
+    assert "budget.steps=0" in done.stderr and "Traceback" not in done.stderr

@@ -1,0 +1,5 @@
+"""`python -m trimask` is the command line."""
+
+from trimask.cli.main import main
+
+main()

@@ -1,0 +1,167 @@
+"""`trimask evaluate`: a typed table and a report for a model."""
+
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from trimask.cli import options
+from trimask.cli.options import Device, DType
+from trimask.cli.overrides import configure, split
+from trimask.core.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from trimask.evaluation.sets import EvaluationSet
+    from trimask.hub.model import Model
+
+WORLD = {"scenes": 1000, "speech": 300, "text": 1000}
+"""Kind of the built-in world -> items of its evaluation set."""
+TASKS = ("text", "text>image", "image>text", "text>speech", "speech>text")
+"""Tasks whose likelihood is measured where a set and the model allow it."""
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Shipped model, bundle, checkpoint or run folder.")],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(help="Sources as for `trimask prepare`, and settings key=value.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder of the results; by default evaluation in the run folder.")
+    ] = None,
+    world: Annotated[bool, typer.Option("--world", help="Add the test part of the built-in world.")] = False,
+    judges: Annotated[
+        Path | None, typer.Option(help="Folder of judges (recognizer, speaker, one per set); see docs.")
+    ] = None,
+    label: Annotated[str, typer.Option(help="Field of the records that holds the class, for class judges.")] = "",
+    items: Annotated[int, typer.Option(help="Records read of each source.", min=1)] = 1000,
+    device: Device = "auto",
+    dtype: DType = "auto",
+) -> None:
+    """Measure a model on held-out data.
+
+    Writes OUT/results.json, a typed table with standard errors, and OUT/report.html with curves,
+    pictures, recordings and transcripts. An interrupted evaluation goes on with the same command.
+
+    A source is named with its split, as in photos:test; its train split, where there is one, serves
+    the baselines. What is measured follows from the kinds in a source, the model's modalities and
+    the judges. Settings: drawings, captions, speech, texts, cloze, likelihood (how many of each, 0
+    for all), draws, seed, only (names of sections, * for anything).
+
+    \b
+    trimask evaluate nano --world --out runs/nano-evaluation
+    trimask evaluate runs/mine "photos:test?image_size=32" drawings=100 likelihood=50
+    trimask evaluate runs/mine stories:validation "only=likelihood*"
+    """
+    sources, settings = split(arguments or ())
+    if not sources and not world:
+        raise UsageError("say what to evaluate on: one or several sources, or --world")
+    import chz
+
+    from trimask.evaluation.suite import Judges, SuiteConfig, load_judges
+    from trimask.evaluation.suite import evaluate as run
+
+    config = configure(chz.Blueprint(SuiteConfig), settings, "evaluation")
+    if judges is not None and not judges.is_dir():
+        raise DataError(f"--judges {judges}: no such folder")
+    loaded = options.load(model, device, dtype)
+    sets = [*(_world(kind, loaded) for kind in WORLD if world), *(_set(s, items, label, loaded) for s in sources)]
+    training = _run_folder(loaded)
+    run(
+        loaded,
+        sets,
+        out or _default_out(loaded, training),
+        load_judges(judges) if judges else Judges(),
+        loaded.bundle.tokenizers,
+        config,
+        _facts(loaded),
+        training,
+        shlex.join(["trimask", *sys.argv[1:]]),
+    )
+
+
+def _world(kind: str, model: "Model") -> "EvaluationSet":
+    from trimask.data.world.source import World
+    from trimask.evaluation.sets import EvaluationSet
+
+    def part(split: str, count: int) -> list[Any]:
+        return list(World(kind=kind, split=split, count=count))  # pyright: ignore[reportArgumentType]
+
+    train = part("train", 4 * WORLD[kind]) if kind == "text" else []
+    found = part("test", WORLD[kind])
+    return EvaluationSet(f"world-{kind}", "test", found, train, tasks=_tasks(found[0].parts, model))
+
+
+def _set(source: str, limit: int, label: str, model: "Model") -> "EvaluationSet":
+    import chz
+
+    from trimask.data.readers.source import parse
+    from trimask.evaluation.sets import EvaluationSet
+
+    stated = parse(source)
+    limited = chz.replace(stated, limit=min(limit, stated.limit or limit))
+    found = _read(limited)
+    common = set.intersection(*(set(i.parts) for i in found))
+    train = _train_part(limited) if common == {"text"} else []
+    labelled = label if all(label in i.labels for i in found) else ""
+    return EvaluationSet(
+        stated.name, stated.split or "", found, train, label=labelled, tasks=_tasks(dict.fromkeys(common), model)
+    )
+
+
+def _read(source: Any) -> list[Any]:
+    from trimask.core.errors import RecordError
+    from trimask.core.item import Item
+    from trimask.data.readers.detect import read
+
+    found = list(read(source))
+    bad = [r for r in found if isinstance(r, RecordError)]
+    if bad:
+        options.note(f"{source}: {len(bad)} records cannot be read and are left out; the first: {bad[0]}")
+    good = [r for r in found if isinstance(r, Item)]
+    if not good:
+        raise DataError(f"{source} has no records to evaluate on; look with `trimask inspect`")
+    return good
+
+
+def _train_part(source: Any) -> list[Any]:
+    """The train split beside a held-out one, for baselines; none where there is no such split."""
+    import chz
+
+    if source.split in (None, "train"):
+        return []
+    try:
+        return _read(chz.replace(source, split="train", limit=None))
+    except DataError as e:
+        options.note(f"no baselines for {source}: {e}")
+        return []
+
+
+def _tasks(parts: Mapping[str, Any], model: "Model") -> tuple[str, ...]:
+    from trimask.data.tasks import feasible
+
+    known = {k: v for k, v in parts.items() if k in model.vocabulary.kinds}
+    return tuple(t for t in feasible(TASKS, known) if t != "text" or set(known) == {"text"})
+
+
+def _facts(model: "Model") -> dict[str, Any]:
+    """What names the model in the table."""
+    from trimask.hub import bundle
+
+    folder = model.bundle.folder
+    assert folder is not None
+    return {"path": str(folder), "weights": bundle.read_config(folder)["files"][bundle.WEIGHTS]}
+
+
+def _run_folder(model: "Model") -> Path | None:
+    folder = model.bundle.folder
+    if folder is None or len(folder.parents) < 2:
+        return None
+    run = folder.parents[1]
+    return run if (run / "metrics.jsonl").is_file() else None
+
+
+def _default_out(model: "Model", run: Path | None) -> Path:
+    return (run or Path(f"{Path(str(model.bundle.folder)).name}-evaluation")) / ("evaluation" if run else "")

@@ -1,0 +1,97 @@
+"""`trimask fill`: complete the missing part of a text, a picture or a recording."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trimask.cli import options
+from trimask.cli.options import (
+    Device,
+    DType,
+    Guidance,
+    ModelName,
+    Output,
+    SamplerName,
+    Seed,
+    Steps,
+    Temperature,
+    TopK,
+    TopP,
+)
+from trimask.core.errors import UsageError
+
+
+def fill(
+    text: Annotated[str | None, typer.Option(help="Holes are [...] (any length), [3] or [___] (3 tokens).")] = None,
+    image: Annotated[Path | None, typer.Option(help="A picture; --box or --mask says what to fill.")] = None,
+    speech: Annotated[Path | None, typer.Option(help="A recording of speech; --interval says what to fill.")] = None,
+    sound: Annotated[Path | None, typer.Option(help="A recording of anything else.")] = None,
+    voice: Annotated[str | None, typer.Option(help="Who speaks.")] = None,
+    box: Annotated[str | None, typer.Option(help="LEFT,TOP,RIGHT,BOTTOM in pixels.")] = None,
+    mask: Annotated[Path | None, typer.Option(help="A picture of the same size; its white part is filled.")] = None,
+    interval: Annotated[str | None, typer.Option(help="START,END in seconds; an END after the end goes on.")] = None,
+    missing: Annotated[list[str] | None, typer.Option(help="A kind to make from nothing: image, speech, ...")] = None,
+    size: Annotated[str, typer.Option(help="Pixels of a missing image: 32, or WIDTHxHEIGHT.")] = "32",
+    seconds: Annotated[float | None, typer.Option(help="Length of missing speech.")] = None,
+    output: Output = None,
+    model: ModelName = "nano",
+    seed: Seed = 0,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    top_k: TopK = None,
+    sampler: SamplerName = None,
+    device: Device = "auto",
+    dtype: DType = "auto",
+) -> None:
+    """Fill holes in a text, a picture or a recording.
+
+    Parts without a hole are conditions. A text is printed. With one picture or recording, -o names
+    its file; with several parts, -o is a folder and the files are named by kind. Outside the hole
+    the tokens stay exactly as they are.
+
+    \b
+    trimask fill --text "a red [1] above a blue square"
+    trimask fill --text "a [...] star" --image star.png
+    trimask fill --image x.png --box 0,0,16,32 --text "a red circle" -o edited.png
+    trimask fill --image x.png --mask mask.png -o edited.png
+    trimask fill --speech x.wav --interval 0.4,0.9 --text "seven" -o edited.wav
+    trimask fill --text "seven" --missing image --missing speech -o out/
+    """
+    stated = {"text": text, "image": image, "speech": speech, "sound": sound, "voice": voice}
+    parts = {k: v for k, v in stated.items() if v is not None}
+    if not parts and not missing:
+        raise UsageError("nothing to fill: give --text, --image, --speech or --sound, with a hole in one of them")
+    cut = options.numbers(box, 4, "--box") if box else None
+    times = options.numbers(interval, 2, "--interval", float) if interval else None
+    pixels = options.size(size)
+    given = options.sampling(steps, guidance, temperature, top_p, top_k, sampler)
+    loaded = options.load(model, device, dtype)
+    with options.progress("filling") as on_step:
+        made = loaded.fill(
+            **parts,
+            box=cut,
+            mask=mask,
+            interval=times,
+            missing=missing or (),
+            size=pixels,
+            seconds=seconds,
+            seed=seed,
+            on_step=on_step,
+            options=given,
+        )
+    for kind, path in _files(list(made), output).items():
+        options.write(kind, made[kind], path)
+
+
+def _files(kinds: list[str], output: Path | None) -> dict[str, Path | None]:
+    """Where each completed part goes; a text is printed unless a file or a folder is named."""
+    if len(kinds) == 1:
+        kind = kinds[0]
+        default = None if kind == "text" else Path(f"out{options.DEFAULT_FILES[kind]}")
+        options.check_output(output, options.FILES[kind])
+        return {kind: output or default}
+    folder = output or Path()
+    return {k: None if k == "text" and output is None else folder / f"{k}{options.DEFAULT_FILES[k]}" for k in kinds}

@@ -1,0 +1,86 @@
+"""`trimask generate`: a picture, speech or a text from a text."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trimask.cli import options
+from trimask.cli.options import (
+    Device,
+    DType,
+    Guidance,
+    ModelName,
+    Output,
+    SamplerName,
+    Seed,
+    Steps,
+    Temperature,
+    TopK,
+    TopP,
+)
+from trimask.core.errors import UsageError
+
+KINDS = ("image", "speech", "text")
+
+
+def generate(
+    text: Annotated[str, typer.Argument(help="What to draw or to say; for text, how it begins ('' for no prompt).")],
+    to: Annotated[str | None, typer.Option(help="image, speech or text; by default as --output is named.")] = None,
+    output: Output = None,
+    model: ModelName = "nano",
+    n: Annotated[int, typer.Option("-n", help="Number of results; files are numbered.", min=1)] = 1,
+    seed: Seed = 0,
+    size: Annotated[str, typer.Option(help="Pixels of an image: 32, or WIDTHxHEIGHT.")] = "32",
+    voice: Annotated[str | None, typer.Option(help="Who speaks, by a name the model was trained with.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Length of the speech; by default the model decides.")] = None,
+    length: Annotated[int | None, typer.Option(help="Tokens of the text; by default the model decides.")] = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    top_k: TopK = None,
+    sampler: SamplerName = None,
+    device: Device = "auto",
+    dtype: DType = "auto",
+) -> None:
+    """Draw, speak or write.
+
+    Prints the text, or the name of the file it wrote (out.png or out.wav by default).
+
+    \b
+    trimask generate "a red circle above two blue squares" --to image -o out.png
+    trimask generate "a small green star" -n 4 --guidance 4 --seed 7 -o star.png
+    trimask generate "seven" --to speech -o out.wav --voice "american woman"
+    trimask generate "Once upon a time" --to text --temperature 0.8
+    trimask generate "two red moons" --to image --model runs/mine -o moons.png
+    """
+    kind = _kind(to, output)
+    output = output or {"image": Path("out.png"), "speech": Path("out.wav"), "text": None}[kind]
+    options.check_output(output, options.FILES[kind])
+    pixels = options.size(size)
+    given = options.sampling(steps, guidance, temperature, top_p, top_k, sampler)
+    loaded = options.load(model, device, dtype)
+    with options.progress(f"making {kind}") as on_step:
+        if kind == "image":
+            made = loaded.image([text], n, size=pixels, seed=seed, on_step=on_step, **given)
+        elif kind == "speech":
+            made = loaded.speech([text], voice, seconds, n, seed=seed, on_step=on_step, **given)
+        else:
+            made = loaded.text([text], n, length=length, seed=seed, on_step=on_step, **given)
+    results = made if n == 1 else made[0]
+    for number, result in enumerate(results):
+        options.write(kind, result, options.numbered(output, number, n))
+
+
+def _kind(to: str | None, output: Path | None) -> str:
+    if to is None:
+        if output is None:
+            raise UsageError("say what to make: --to image, --to speech or --to text, or -o with a file name")
+        to = next((k for k in KINDS if output.suffix.lower() in options.FILES[k]), None)
+        if to is None:
+            endings = ", ".join(e for k in KINDS for e in options.FILES[k])
+            raise UsageError(f"--output {output}: the name must end in one of {endings}")
+    if to not in KINDS:
+        raise UsageError(f"--to {to}: choose one of {', '.join(KINDS)}")
+    return to

@@ -1,0 +1,177 @@
+"""Options that several commands share, and what they do with them."""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from trimask.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from trimask.hub.defaults import Overrides
+    from trimask.hub.model import Model
+
+IMAGE_FILES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
+AUDIO_FILES = (".wav", ".flac", ".ogg")
+TEXT_FILES = (".txt",)
+
+_SAMPLING = "Sampling (defaults come from the model)"
+
+ModelName = Annotated[
+    str, typer.Option("--model", "-m", help="Shipped model, or path of a bundle, a checkpoint or a run folder.")
+]
+Seed = Annotated[int, typer.Option(help="Same seed, same result.")]
+Steps = Annotated[int | None, typer.Option(help="Model evaluations.", rich_help_panel=_SAMPLING)]
+Guidance = Annotated[
+    float | None,
+    typer.Option(help="Classifier-free guidance w in (1+w)·conditional - w·null.", rich_help_panel=_SAMPLING),
+]
+Temperature = Annotated[
+    float | None, typer.Option(help="Of tokens; 0 takes the most probable.", rich_help_panel=_SAMPLING)
+]
+TopP = Annotated[
+    float | None, typer.Option(help="Draw from the most probable ids of this mass.", rich_help_panel=_SAMPLING)
+]
+TopK = Annotated[
+    int | None, typer.Option(help="Draw from so many most probable ids; 0: all.", rich_help_panel=_SAMPLING)
+]
+SamplerName = Annotated[
+    str | None,
+    typer.Option(help="ancestral, blockwise, confidence or random-order.", rich_help_panel=_SAMPLING),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+DType = Annotated[str, typer.Option(help="Type of computing: auto, fp32 or bf16.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="File to write.")]
+
+
+def sampling(
+    steps: int | None,
+    guidance: float | None,
+    temperature: float | None,
+    top_p: float | None,
+    top_k: int | None,
+    sampler: str | None,
+) -> "Overrides":
+    """The sampling options that were given."""
+    given: dict[str, Any] = {
+        "steps": steps,
+        "guidance": guidance,
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+        "sampler": sampler,
+    }
+    return {k: v for k, v in given.items() if v is not None}  # pyright: ignore[reportReturnType]
+
+
+def load(name: str, device: str, dtype: str) -> "Model":
+    """The model of `--model`."""
+    from trimask.hub.model import load
+
+    return load(name, device, dtype)
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Callable[[Any], None]]:
+    """A callback for sampling steps: a bar on a terminal (on stderr), nothing elsewhere."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda state: bar.update(task, completed=state.step, total=state.steps)
+
+
+def numbers(text: str, count: int, option: str, of: type = int) -> tuple[Any, ...]:
+    """ "8,8,24,24" -> (8, 8, 24, 24)."""
+    parts = text.replace("x", ",").split(",")
+    try:
+        values = tuple(of(p) for p in parts)
+    except ValueError:
+        values = ()
+    if len(values) != count:
+        raise UsageError(f"{option} {text!r}: write {count} numbers with commas between them")
+    return values
+
+
+def size(text: str) -> tuple[int, int]:
+    """ "32" -> (32, 32); "32x48" is width x height."""
+    return numbers(text if "x" in text or "," in text else f"{text},{text}", 2, "--size")
+
+
+def check_output(path: Path | None, allowed: tuple[str, ...]) -> None:
+    """Refuse an output file of the wrong kind before any work is done."""
+    if path is not None and path.suffix.lower() not in allowed:
+        raise UsageError(f"--output {path}: the name must end in {', '.join(allowed)}")
+
+
+def write(kind: str, value: Any, path: Path | None) -> None:
+    """Write a result atomically and print its path; a text without a path is printed."""
+    from trimask.core.files import replacing
+
+    if path is None:
+        print(value)
+        return
+    with replacing(path) as temporary:
+        WRITERS[kind](value, temporary)
+    print(path)
+
+
+def numbered(path: Path | None, number: int, count: int) -> Path | None:
+    """out.png -> out-0.png where there are several results."""
+    return path if path is None or count == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
+
+
+def _write_text(value: str, path: Path) -> None:
+    path.write_text(value + "\n", encoding="utf-8")
+
+
+def _write_image(value: Any, path: Path) -> None:
+    value.save(path)
+
+
+def _write_audio(value: Any, path: Path) -> None:
+    import soundfile
+
+    soundfile.write(path, value[0], value[1])
+
+
+WRITERS: Mapping[str, Callable[[Any, Path], None]] = {
+    "text": _write_text,
+    "image": _write_image,
+    "speech": _write_audio,
+    "sound": _write_audio,
+}
+FILES: Mapping[str, tuple[str, ...]] = {
+    "text": TEXT_FILES,
+    "image": IMAGE_FILES,
+    "speech": AUDIO_FILES,
+    "sound": AUDIO_FILES,
+}
+"""Kind -> endings of the files it is written to."""
+DEFAULT_FILES: Mapping[str, str] = {kind: endings[0] for kind, endings in FILES.items()}
+
+
+def modality(kind: str) -> str:
+    """The modality of a kind of segment."""
+    from trimask.core.modality import KINDS
+
+    return KINDS[kind]
+
+
+def note(message: str) -> None:
+    """A remark for people, beside the result."""
+    print(message, file=sys.stderr)
+
+
+def write_lines(files: Sequence[Path], texts: Sequence[str]) -> None:
+    """One text for one file; a table of file and text for several."""
+    if len(files) == 1:
+        print(texts[0])
+        return
+    for path, text in zip(files, texts, strict=True):
+        print(f"{path}\t{text}")

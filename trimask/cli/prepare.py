@@ -1,0 +1,70 @@
+"""`trimask prepare`: sources to token shards."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trimask.cli.holders import tokenizers
+from trimask.core.errors import UsageError
+
+EXISTING = ("resume", "new", "fail")
+
+
+def prepare(
+    sources: Annotated[
+        list[str], typer.Argument(help="Files, folders, patterns or world:NAME, with options behind a ?.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the prepared set.")],
+    holder: Annotated[
+        str | None,
+        typer.Option("--tokenizers", help="Folder of tokenizers, or a model (nano, a run) whose tokenizers to use."),
+    ] = None,
+    single: Annotated[
+        list[Path] | None,
+        typer.Option("--tokenizer", help="One tokenizer; may be given once a modality, goes before --tokenizers."),
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes; by default one a core.")] = None,
+    max_rejected: Annotated[
+        float | None, typer.Option(help="Stop when more than this share of a source's records is rejected.")
+    ] = None,
+    on_existing: Annotated[
+        str, typer.Option(help="What to do where --out exists: resume, new (build anew) or fail.")
+    ] = "resume",
+) -> None:
+    """Turn data into tokens for training.
+
+    The same command resumes after a kill and does nothing when the set is up to date. Records that
+    cannot be decoded go to OUT/rejected.jsonl with their reason.
+
+    \b
+    A source is PATH[:SPLIT][?option=value&option=value...]:
+      photos/                      images with captions in .txt files or a metadata.jsonl
+      books/*.txt.gz               texts; ?separator=line makes every line a record
+      clips.jsonl?speech=path&text=sentence     which field holds what
+      data.parquet, shards-*.tar (WebDataset), IDX files, a zip beside its jsonl
+      world:scenes?count=20000     the built-in world
+    `trimask inspect SOURCE` shows how a source is read before anything is prepared.
+
+    \b
+    trimask prepare photos/ --tokenizers nano --out sets/photos
+    trimask prepare "emoji:train?image_size=32" --tokenizers nano --out sets/emoji
+    trimask prepare a.jsonl b.jsonl --tokenizer tokenizers/text --out sets/text --workers 4
+    """
+    if on_existing not in EXISTING:
+        raise UsageError(f"--on-existing {on_existing}: choose one of {', '.join(EXISTING)}")
+    if holder is None and not single:
+        raise UsageError("say which tokenizers to use: --tokenizers nano, --tokenizers FOLDER or --tokenizer FOLDER")
+    from trimask.data import prepare as work
+
+    loaded, folders = tokenizers(holder, single or ())
+    done = work.prepare(
+        sources,
+        loaded,
+        out,
+        workers=workers,
+        max_rejected=work.MAX_REJECTED if max_rejected is None else max_rejected,
+        existing=on_existing,  # pyright: ignore[reportArgumentType]
+        folders=folders,
+    )
+    print("\n".join(done.lines()))

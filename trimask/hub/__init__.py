@@ -1,0 +1,1 @@
+"""Models as users hold them: bundles on disk, and the generation API."""

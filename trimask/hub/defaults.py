@@ -1,0 +1,146 @@
+"""How a model is sampled when the caller does not say: `sampling.json` of a bundle.
+
+    {
+      "settings": {"image": {"sampler": {"name": "confidence", "steps": 32}, "guidance": 4.0}, ...},
+      "spans": {"text": 64, "image>text": 32},
+      "voice": "en-us"
+    }
+
+`settings` are keyed by modality, or by task where the task has one target ("speech>text"); the task
+goes first. `spans` are the free lengths, in grid units, of a target whose length nobody stated, by
+task or by kind. `voice` is the one that speaks when none is named.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypedDict
+
+from trimask.core.errors import ArtifactError, UsageError
+from trimask.diffusion import samplers
+from trimask.diffusion.samplers import Blockwise, Confidence, Sampler
+from trimask.diffusion.sampling import Settings
+
+
+class Overrides(TypedDict, total=False):
+    """Sampling options of one call; what is left out comes from the bundle."""
+
+    steps: int
+    guidance: float
+    temperature: float
+    top_p: float
+    top_k: int
+    sampler: str | Sampler
+
+
+def kebab(name: str) -> str:
+    """RandomOrder -> random-order."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name).lower()
+
+
+SAMPLERS: Mapping[str, type[Sampler]] = {
+    kebab(name): getattr(samplers, name)
+    for name in samplers.__all__
+    if isinstance(getattr(samplers, name), type)
+    and issubclass(getattr(samplers, name), Sampler)
+    and getattr(samplers, name) is not Sampler
+}
+"""Name on the command line and in `sampling.json` -> class."""
+
+# Starting points from related systems (MaskGIT, LLaDA, MaskGCT); a trained bundle brings measured ones.
+_READING = Settings(Confidence(steps=32, counts="linear"), temperature=0.0)
+STARTING: Mapping[str, Settings] = {
+    "text": Settings(Blockwise(block=32, blocks=4, inner=Confidence(steps=32, counts="linear")), temperature=0.7),
+    "image": Settings(Confidence(steps=32, counts="cosine", gumbel=4.5), guidance=3.0),
+    "audio": Settings(Confidence(steps=32, counts="cosine", gumbel=5.0, level_penalty=5.0), guidance=2.0),
+    "image>text": _READING,
+    "speech>text": _READING,
+}
+"""Modality or task -> settings of a model whose bundle has none."""
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """Content of `sampling.json`."""
+
+    settings: Mapping[str, Settings] = field(default_factory=lambda: dict(STARTING))
+    spans: Mapping[str, int] = field(default_factory=dict)
+    voice: str | None = None
+
+    def of(self, task: str, modality: str, overrides: Overrides) -> Settings:
+        """Settings of one modality in one task, changed as the call asks."""
+        base = self.settings.get(task) or self.settings.get(modality)
+        if base is None:
+            raise UsageError(f"the model's sampling.json has no settings for {modality}; pass a sampler of your own")
+        return adjusted(base, overrides)
+
+
+def adjusted(base: Settings, overrides: Overrides) -> Settings:
+    """`base` with the options of a call. Raises `UsageError` for a name or value that is not possible."""
+    known = Overrides.__annotations__
+    unknown = [k for k in overrides if k not in known]
+    if unknown:
+        raise UsageError(f"{unknown[0]!r} is not a sampling option; there are: {', '.join(known)}")
+    given: dict[str, Any] = {k: v for k, v in overrides.items() if v is not None}
+    sampler = _chosen(base.sampler, given.pop("sampler", None))
+    steps = given.pop("steps", None)
+    return replace(base, sampler=sampler if steps is None else with_steps(sampler, steps), **given)
+
+
+def _chosen(base: Sampler, wanted: str | Sampler | None) -> Sampler:
+    """A sampler given by name takes over the number of steps of the one it replaces."""
+    if not isinstance(wanted, str):
+        return wanted or base
+    if wanted not in SAMPLERS:
+        raise UsageError(f"no sampler is called {wanted!r}; there are: {', '.join(SAMPLERS)}")
+    return base if type(base) is SAMPLERS[wanted] else with_steps(SAMPLERS[wanted](), base.steps)
+
+
+def with_steps(sampler: Sampler, steps: int) -> Sampler:
+    """The sampler with `steps` steps in all; blocks share them, rounded up to the same number each."""
+    if steps < 1:
+        raise UsageError(f"steps must be at least 1, got {steps}")
+    if isinstance(sampler, Blockwise):
+        return replace(sampler, inner=with_steps(sampler.inner, -(-steps // sampler.blocks)))
+    return replace(sampler, steps=steps)  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+def to_json(defaults: Defaults) -> dict[str, Any]:
+    """What `from_json` reads."""
+    settings = {
+        name: {**dataclasses.asdict(s), "sampler": _sampler_json(s.sampler)} for name, s in defaults.settings.items()
+    }
+    return {"settings": settings, "spans": dict(defaults.spans), "voice": defaults.voice}
+
+
+def _sampler_json(sampler: Sampler) -> dict[str, Any]:
+    values = {f.name: getattr(sampler, f.name) for f in dataclasses.fields(sampler)}  # pyright: ignore[reportArgumentType]
+    inner = {k: _sampler_json(v) if isinstance(v, Sampler) else v for k, v in values.items()}
+    return {"name": kebab(type(sampler).__name__), **inner}
+
+
+def from_json(values: Mapping[str, Any], where: str) -> Defaults:
+    """Read `sampling.json`; `ArtifactError` names the file and the entry that does not fit."""
+    if not isinstance(values.get("settings"), dict):
+        raise ArtifactError(f"{where}: 'settings' must be an object from modality or task to settings")
+    settings = {k: _settings(v, f"{where}, settings of {k!r}") for k, v in values["settings"].items()}
+    spans = values.get("spans", {})
+    if not isinstance(spans, dict) or not all(isinstance(n, int) and n > 0 for n in spans.values()):
+        raise ArtifactError(f"{where}: 'spans' must be an object from task or kind to a positive length")
+    return Defaults(settings, spans, values.get("voice"))
+
+
+def _settings(values: Any, where: str) -> Settings:
+    try:
+        rest = {k: v for k, v in values.items() if k != "sampler"}
+        return Settings(_sampler(values["sampler"]), **rest)
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
+        raise ArtifactError(f"{where}: cannot be read: {e!r}") from None
+
+
+def _sampler(values: Mapping[str, Any]) -> Sampler:
+    fields = {k: _sampler(v) if isinstance(v, dict) else v for k, v in values.items() if k != "name"}
+    if values["name"] not in SAMPLERS:
+        raise ValueError(f"no sampler is called {values['name']!r}; there are: {', '.join(SAMPLERS)}")
+    return SAMPLERS[values["name"]](**fields)

@@ -1,0 +1,149 @@
+"""Rows in, completed rows out: grouping, padding and the guards between a model and the sampler.
+
+A row is padded to one of a few lengths that depend on the row alone, all multiples of 32, so that
+its result does not depend on what else is in its batch (same machine, dtype and thread count).
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trimask.core.canvas import Canvas, Composer, Query, Row, Segment, read
+from trimask.core.errors import UsageError
+from trimask.core.modality import Vocabulary
+from trimask.diffusion.bounds import Bound, Plan, bounds
+from trimask.diffusion.denoiser import Denoiser
+from trimask.diffusion.sampling import Engine, Progress, Settings, sample
+from trimask.hub.bundle import DTYPES
+from trimask.model.transformer import Transformer
+
+LENGTHS = (64, 96, 128, 192, 256, 384, 512, 768, 1024)
+"""Padded lengths of a row; beyond the last, multiples of it."""
+ROWS = 16
+"""Rows of one batch."""
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+OnStep = Callable[[Progress], None]
+SettingsOf = Callable[[str], Mapping[str, Settings]]
+"""Task -> settings by modality."""
+
+
+def padded(length: int) -> int:
+    """The fixed length that a row of `length` is padded to."""
+    return next((n for n in LENGTHS if length <= n), -(-length // LENGTHS[-1]) * LENGTHS[-1])
+
+
+def device_of(name: str) -> torch.device:
+    """ "auto" takes CUDA, then MPS, then the CPU. Raises `UsageError` for a device that is not there."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(d for d, here in available.items() if here))
+    if name.split(":")[0] not in available:
+        raise UsageError(f"device {name!r} is unknown; there are: {', '.join(DEVICES)}")
+    if not available[name.split(":")[0]]:
+        raise UsageError(f"device {name!r} is not available on this machine; use auto or cpu")
+    return torch.device(name)
+
+
+def dtype_of(name: str, device: torch.device) -> torch.dtype:
+    """Compute type: "auto" is bf16 on CUDA, else fp32."""
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if name not in DTYPES:
+        raise UsageError(f"dtype {name!r} is unknown; there are: auto, {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+class Placed:
+    """A denoiser on its device; canvases may live elsewhere, logits return to where the canvas is.
+
+    The model may be in training: its own compute type is put back after every call.
+    """
+
+    def __init__(self, model: Transformer, device: torch.device, dtype: torch.dtype):
+        self.model = model.to(device)
+        self.device, self.dtype = device, dtype
+        # MPS has no float64, which drawing by inverse CDF needs.
+        self.home = torch.device("cpu") if device.type == "mps" else device
+
+    def __call__(self, canvas: Canvas, asked: Sequence[Query]) -> list[Tensor]:
+        here, before = canvas.ids_BL.device, self.model.dtype
+        moved = [Query(q.alphabet, q.index_N.to(self.device), q.count) for q in asked]
+        self.model.dtype = self.dtype
+        try:
+            return [logits.to(here) for logits in self.model(canvas.to(self.device), moved)]
+        finally:
+            self.model.dtype = before
+
+
+class NoEnding:
+    """A denoiser that cannot end a target of known length, nor a sound before its first frame."""
+
+    def __init__(self, denoiser: Denoiser, canvas: Canvas, vocabulary: Vocabulary):
+        self.denoiser = denoiser
+        barred = torch.zeros(canvas.shape, dtype=torch.bool)
+        for span in canvas.spans:
+            m = vocabulary.modalities[vocabulary.modality(span.kind)]
+            length = span.length if not span.free else m.levels if m.grid == "frames" else 0
+            barred[span.row, span.start : span.start + length] |= span.target
+        self.barred_N = barred.flatten().to(canvas.ids_BL.device)
+
+    def __call__(self, canvas: Canvas, asked: Sequence[Query]) -> list[Tensor]:
+        return [self._bar(q, logits) for q, logits in zip(asked, self.denoiser(canvas, asked), strict=True)]
+
+    def _bar(self, query: Query, logits_NA: Tensor) -> Tensor:
+        # Under guidance the rows stand twice, one below the other.
+        barred_N = self.barred_N[query.index_N % len(self.barred_N)]
+        ends_A = torch.arange(logits_NA.shape[1], device=logits_NA.device) >= logits_NA.shape[1] - 2
+        return logits_NA.masked_fill(barred_N[:, None] & ends_A, -torch.inf)
+
+
+class Runner:
+    """Completes and scores rows with one placed model."""
+
+    def __init__(self, placed: Placed, vocabulary: Vocabulary):
+        self.placed, self.vocabulary = placed, vocabulary
+
+    def complete(
+        self, rows: Sequence[Row], settings_of: SettingsOf, seed: int, on_step: OnStep | None = None
+    ) -> list[dict[str, np.ndarray]]:
+        """Codes of the targets of each row, by kind. Rows draw noise by (seed, key)."""
+        out: list[dict[str, np.ndarray]] = [{} for _ in rows]
+        for task, composer, numbers in self._groups(rows, ROWS):
+            canvas = composer.compose([[rows[i]] for i in numbers]).to(self.placed.home)
+            guarded = NoEnding(self.placed, canvas, self.vocabulary)
+            engine = Engine(guarded, self.vocabulary, settings_of(task))
+            canvas = sample(engine, canvas, seed, [rows[i].key for i in numbers], on_step)
+            for span in canvas.spans:
+                if span.target:
+                    out[numbers[span.row]][span.kind] = read(canvas, self.vocabulary, span)
+        return out
+
+    def bounds(self, rows: Sequence[Row], plan: Plan, draws: int, seed: int) -> list[Bound]:
+        """The bound of each row's targets; see `diffusion.bounds.bounds`."""
+        found: dict[int, Bound] = {}
+        shown = [Row(tuple(_shown(s) for s in r.segments), r.key, r.draw) for r in rows]
+        with torch.inference_mode():
+            for _, composer, numbers in self._groups(shown, len(shown)):
+                part = bounds(self.placed, [shown[i] for i in numbers], composer, plan, draws, seed, ROWS)
+                found.update(zip(numbers, part, strict=True))
+        return [found[i] for i in range(len(rows))]
+
+    def _groups(self, rows: Sequence[Row], most: int) -> Iterator[tuple[str, Composer, list[int]]]:
+        """Rows of one task and one padded size together, at most so many at a time."""
+        groups: dict[tuple[str, int, int], list[int]] = {}
+        stacked = any(m.stack for m in self.vocabulary.modalities)
+        measure = Composer(self.vocabulary, LENGTHS[0])
+        for i, row in enumerate(rows):
+            slots, tokens = measure.size(row)
+            size = (padded(slots), padded(tokens) if stacked else padded(slots))
+            groups.setdefault((row.task, *size), []).append(i)
+        for (task, slots, tokens), numbers in groups.items():
+            for start in range(0, len(numbers), most):
+                yield task, Composer(self.vocabulary, slots, tokens), numbers[start : start + most]
+
+
+def _shown(segment: Segment) -> Segment:
+    return Segment(segment.kind, segment.codes, segment.target, segment.span) if segment.target else segment

@@ -1,0 +1,222 @@
+"""From content and holes to rows of segments, laid out as the training tasks lay them.
+
+A row to be filled is always the same thing: given segments, and target segments whose `hidden`
+positions start as MASK. Generating, continuing, infilling and editing differ in what is hidden.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from trimask.core.canvas import Row, Segment, grid_shape
+from trimask.core.errors import ArtifactError, DataError, UsageError
+from trimask.core.item import Audio
+from trimask.core.modality import KINDS, Modality, Vocabulary, task_name
+from trimask.data.tasks import VOICE, Parts, Task, lay
+from trimask.hub.defaults import Defaults
+from trimask.hub.holes import Template
+from trimask.tokenizers.contract import Tokenizer
+
+SPEECH_SECONDS = (0.6, 0.12)
+"""Room for spoken text: seconds at least, and per character. Slow speech has 10 characters a second."""
+HOLE_LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16)
+"""Lengths in tokens that are tried for a hole of free length inside a text."""
+_PROBE_RATE = 16_000
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is known of a target: its codes, its free span, and which positions are to be filled."""
+
+    codes: np.ndarray
+    span: int | None = None
+    hidden: np.ndarray | bool = True
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a part is that nothing is known of; None where the model decides or has a default."""
+
+    pixels: tuple[int, int] = (32, 32)
+    """Width and height."""
+    seconds: float | None = None
+    length: int | None = None
+    """Tokens of a text."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Knows the vocabulary, the tokenizers by modality and the defaults of one model."""
+
+    vocabulary: Vocabulary
+    tokenizers: Mapping[str, Tokenizer]
+    defaults: Defaults = field(default_factory=Defaults)
+
+    def modality(self, kind: str) -> Modality:
+        return self.vocabulary.modalities[self.vocabulary.modality(kind)]
+
+    def tokenizer(self, kind: str) -> Tokenizer:
+        """The tokenizer of a kind. Raises `UsageError` for a kind the model does not have."""
+        name = self.modality(kind).name
+        if name not in self.tokenizers:
+            raise ArtifactError(f"the bundle has no {name} tokenizer, so it takes and gives {kind} as codes only")
+        return self.tokenizers[name]
+
+    def encode(self, kind: str, raws: Sequence[Any]) -> list[np.ndarray]:
+        """Codes of raw content; what the tokenizer cannot take is a `DataError` with its reason."""
+        try:
+            return self.tokenizer(kind).encode(raws)
+        except ValueError as e:
+            raise DataError(f"the {kind} cannot be encoded: {e}") from None
+
+    def decode(self, kind: str, codes: Sequence[np.ndarray]) -> list[Any]:
+        """Raw content of codes; a sound of no frames is an empty recording."""
+        tokenizer, grid = self.tokenizer(kind), self.modality(kind).grid
+        out = iter(tokenizer.decode([c for c in codes if len(c) or grid == "line"]))
+        return [next(out) if len(c) or grid == "line" else Audio(np.zeros(0, np.float32), _PROBE_RATE) for c in codes]
+
+    def row(self, given: Parts, targets: Mapping[str, Target]) -> Row:
+        """The row of a task; its key is a digest of the row, so equal requests draw equal noise."""
+        if not targets:
+            raise UsageError("nothing is to be filled: give a part a hole, or name a missing kind")
+        speaks = any(KINDS[k] == "audio" for k in targets)
+        if VOICE in given and not speaks:
+            raise UsageError("a voice is a condition of speech; this request has no speech to make")
+        parts = dict(given)
+        if speaks and VOICE not in parts and self.defaults.voice:
+            parts[VOICE] = self.encode(VOICE, [self.defaults.voice])[0]
+        task = Task(tuple(k for k in given if k != VOICE), tuple(targets))
+        spans = {k: t.span for k, t in targets.items() if t.span is not None}
+        segments = lay(task, {**parts, **{k: t.codes for k, t in targets.items()}}, spans)
+        return keyed(Row(tuple(self._hide(s, targets[s.kind]) if s.target else s for s in segments)))
+
+    def prepared(self, row: Row) -> Row:
+        """A caller's row, keyed, END of targets of known length shown."""
+        segments = tuple(
+            self._hide(s, Target(s.codes, s.span, False if s.hidden is None else s.hidden)) if s.target else s
+            for s in row.segments
+        )
+        return keyed(replace(row, segments=segments))
+
+    def _hide(self, segment: Segment, target: Target) -> Segment:
+        """Mark what is to be filled. END of a target of known length is known."""
+        shape = grid_shape(self.vocabulary, segment)
+        hidden = np.zeros(shape, bool)
+        reach = len(segment.codes) if segment.span is None else shape[0]
+        hidden[:reach] = target.hidden if isinstance(target.hidden, bool) else _padded(target.hidden, shape)[:reach]
+        return replace(segment, hidden=hidden)
+
+    def whole(self, kind: str, task: str, size: Size, spoken: int = 0) -> Target:
+        """A part of which nothing is known. `spoken`: characters of the text that a sound speaks."""
+        m = self.modality(kind)
+        if m.grid == "plane":
+            width, height = size.pixels
+            shape = self.encode(kind, [np.zeros((height, width, 3), np.uint8)])[0].shape
+            return Target(np.zeros(shape, np.int32))
+        exact = size.length if m.grid == "line" else self.units(kind, size.seconds)
+        if exact is not None:
+            if exact < 1:
+                raise UsageError(f"a {kind} of {exact} units has nothing to fill")
+            return Target(self._empty(m, exact))
+        least = self._room(kind, spoken) if m.grid == "frames" and spoken else None
+        return Target(self._empty(m, 0), self.span(kind, task, least))
+
+    def span(self, kind: str, task: str, least: int | None = None) -> int:
+        """Free span of a target: of its task, its kind, the least bucket that has room, or the largest."""
+        spans, buckets = self.defaults.spans, self.modality(kind).buckets
+        if chosen := spans.get(task) or spans.get(kind):
+            return chosen
+        if not buckets:
+            raise UsageError(f"this model was not trained on {kind} of free length; say how long it is to be")
+        return next((b for b in buckets if least is not None and b >= least), buckets[-1])
+
+    def continued(self, codes: np.ndarray, kind: str, task: str) -> Target:
+        """The codes and a free rest behind them; the rest has at least one unit and END."""
+        need = len(codes) + 2
+        span = self.span(kind, task)
+        if span < need:
+            span = next((b for b in self.modality(kind).buckets if b >= need), 0)
+        if not span:
+            raise UsageError(f"{len(codes)} units leave no room in the longest free {kind}; say how long it is to be")
+        hidden = np.arange(span) >= len(codes)
+        return Target(codes, span, hidden)
+
+    def texts(self, holes: Template, task: str) -> list[Target]:
+        """The targets of a text with holes: one, or one per length that is tried for a free hole inside."""
+        pieces = self.encode("text", list(holes.pieces))
+        if holes.holes and holes.holes[-1] is None and not len(pieces[-1]) and len(holes.holes) == 1:
+            return [self.continued(pieces[0], "text", task)]
+        lengths = HOLE_LENGTHS if None in holes.holes else (0,)
+        return [_filled(pieces, [n if h is None else h for h in holes.holes]) for n in lengths]
+
+    def gap(self, before: str, word: str, after: str) -> Target:
+        """A text with one word hidden, whose number of tokens is known; the space before goes with the word."""
+        kept = before.removesuffix(" ")
+        pieces = self.encode("text", [kept, before[len(kept) :] + word, after])
+        return _filled([pieces[0], pieces[2]], [len(pieces[1])])
+
+    def scored(self, codes: Parts, targets: Sequence[str], free: bool) -> Row:
+        """The row whose bound is that of the targets given the rest.
+
+        `free`: lengths are scored too, in the largest free span that the model knows, if it has room.
+        """
+        spans = {k: self._largest(k, codes[k]) if free else None for k in targets}
+        given = {k: v for k, v in codes.items() if k not in targets}
+        return self.row(given, {k: Target(codes[k], spans[k], False) for k in targets})
+
+    def _largest(self, kind: str, codes: np.ndarray) -> int | None:
+        buckets = self.modality(kind).buckets
+        return buckets[-1] if buckets and len(codes) < buckets[-1] else None
+
+    def units(self, kind: str, seconds: float | None) -> int | None:
+        """Frames that a sound of so many seconds takes."""
+        if seconds is None:
+            return None
+        if not seconds > 0:
+            raise UsageError(f"a {kind} of {seconds:g} seconds has nothing to fill")
+        silence = Audio(np.zeros(max(1, round(seconds * _PROBE_RATE)), np.float32), _PROBE_RATE)
+        return len(self.encode(kind, [silence])[0])
+
+    def rate(self, kind: str) -> float:
+        """Frames a second of a kind of sound."""
+        return float(self.units(kind, 1.0) or 0)
+
+    def _room(self, kind: str, characters: int) -> int:
+        least, each = SPEECH_SECONDS
+        return round((least + each * characters) * self.rate(kind)) + 1
+
+    @staticmethod
+    def _empty(m: Modality, length: int) -> np.ndarray:
+        return np.zeros((length, m.levels) if m.grid == "frames" else (length,), np.int32)
+
+
+def keyed(row: Row, copy: int = 0) -> Row:
+    """The row named by a digest of what it asks for, and the number of the copy."""
+    digest = hashlib.blake2b(digest_size=12)
+    for s in row.segments:
+        digest.update(f"{s.kind} {s.target} {s.span} {s.codes.shape}".encode())
+        digest.update(np.ascontiguousarray(s.codes, np.int32).tobytes())
+        digest.update(np.packbits(np.asarray(s.hidden if s.hidden is not None else False)).tobytes())
+    return replace(row, key=f"{digest.hexdigest()}:{copy}")
+
+
+def task_of(given: Mapping[str, Any], targets: Sequence[str]) -> str:
+    return task_name([k for k in KINDS if k in given], [k for k in KINDS if k in targets])
+
+
+def _filled(pieces: Sequence[np.ndarray], holes: Sequence[int]) -> Target:
+    codes, hidden = [pieces[0]], [np.zeros(len(pieces[0]), bool)]
+    for n, piece in zip(holes, pieces[1:], strict=True):
+        codes += [np.zeros(n, np.int32), piece]
+        hidden += [np.ones(n, bool), np.zeros(len(piece), bool)]
+    return Target(np.concatenate(codes), None, np.concatenate(hidden))
+
+
+def _padded(hidden: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """A mask over units (T,) or over the whole grid, as a mask of the target's grid."""
+    out = np.zeros(shape, bool)
+    out[: len(hidden)] = hidden if hidden.ndim == len(shape) else hidden.reshape(-1, *[1] * (len(shape) - 1))
+    return out

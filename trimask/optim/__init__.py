@@ -1,0 +1,1 @@
+"""Parameter groups and AdamW, learning-rate schedules, gradient clipping, averages of weights."""

@@ -1,0 +1,104 @@
+"""Recipes: complete runs as Python functions.
+
+A recipe is a function without required arguments that returns a `chz` blueprint of a
+`train.config.TrainConfig` (or a finished `TrainConfig`). It is named by
+
+* its module in this package: `nano` is `trimask.recipes.nano:nano`;
+* `package.module:function`, anything that can be imported;
+* `path/to/file.py:function`, a file of the user's own.
+
+What follows its name on the command line (`key.sub=value`) goes to `chz` as it is.
+"""
+
+import importlib
+import importlib.util
+import pkgutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from trimask.core.errors import UsageError
+
+if TYPE_CHECKING:
+    import chz
+
+    from trimask.train.config import TrainConfig
+
+Recipe = Callable[[], Any]
+
+
+def names() -> list[str]:
+    """Recipes that come with the package: modules that define a function of their own name."""
+    modules = [m.name for m in pkgutil.iter_modules(__path__)]
+    return sorted(m.replace("_", "-") for m in modules if hasattr(_module(f"{__name__}.{m}", m), m))
+
+
+def find(name: str) -> Recipe:
+    """The recipe of a name. Raises `UsageError` that lists what there is."""
+    module, colon, function = name.rpartition(":")
+    if not colon:
+        if name not in names():
+            raise UsageError(
+                f"no recipe is called {name!r}; there are: {', '.join(names()) or 'none'}. A recipe of your own "
+                "is FILE.py:FUNCTION or MODULE:FUNCTION"
+            )
+        function = name.replace("-", "_")
+        module = f"{__name__}.{function}"
+    found = getattr(_module(module, name), function, None)
+    if not callable(found):
+        raise UsageError(f"recipe {name!r}: {module} has no function {function!r}")
+    return found
+
+
+def _module(module: str, name: str) -> ModuleType:
+    if not module.endswith(".py"):
+        try:
+            return importlib.import_module(module)
+        except ModuleNotFoundError as e:
+            raise UsageError(f"recipe {name!r} cannot be imported: {e}") from None
+    path = Path(module)
+    if not path.is_file():
+        raise UsageError(f"recipe {name!r}: there is no file {path}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+def blueprint(name: str) -> "chz.Blueprint[TrainConfig]":
+    """The blueprint of a recipe, without overrides."""
+    import chz
+
+    from trimask.train.config import TrainConfig
+
+    made = find(name)()
+    if isinstance(made, TrainConfig):
+        return chz.Blueprint(TrainConfig).apply(chz.beta_to_blueprint_values(made))
+    if not isinstance(made, chz.Blueprint):
+        raise UsageError(f"recipe {name!r} returned {type(made).__name__}, not a chz.Blueprint or a TrainConfig")
+    return made
+
+
+def configure(name: str, overrides: Sequence[str] = ()) -> "TrainConfig":
+    """The configuration of a recipe with overrides `key.sub=value`.
+
+    Raises `UsageError` for an unknown recipe or key, and for a value that does not fit its key.
+    """
+    from chz.blueprint import ConstructionException, ExtraneousBlueprintArg, InvalidBlueprintArg, MissingBlueprintArg
+
+    wrong = (ConstructionException, ExtraneousBlueprintArg, InvalidBlueprintArg, MissingBlueprintArg, ValueError)
+    made = blueprint(name)
+    try:
+        return made.apply_from_argv(list(overrides), layer_name="command line").make()
+    except UsageError:
+        raise
+    except wrong as e:
+        reason = " ".join(line.strip() for line in str(e).splitlines() if line.strip())
+        raise UsageError(f"recipe {name}: {reason}") from None
+
+
+def options(name: str) -> str:
+    """Every key of a recipe with its type, value and meaning, as `chz` prints it."""
+    return blueprint(name).get_help()

@@ -1,0 +1,89 @@
+"""The recipe of the model that ships with the package: 4M parameters in the blocks, three modalities.
+
+    python -m trimask.recipes.sets --data DATA --tokenizers tokenizers --out sets
+    trimask train nano
+
+`docs/nano.md` says how long it takes and what comes out.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import chz
+from chz.blueprint import Reference
+
+from trimask.data.stream import SourceConfig, StreamConfig
+from trimask.recipes.samples import Samples
+from trimask.train.config import Budget, Checkpoints, RowSettings, TrainConfig, Validation, vocabulary
+
+SETS = Path("sets")
+TOKENIZERS = Path("tokenizers")
+
+SLOTS, TOKENS, ROWS = 256, 512, 32
+WEIGHTS: Mapping[str, float] = {
+    "scenes": 0.24,
+    "fashion": 0.05,
+    "digits": 0.04,
+    "emoji": 0.03,
+    "storybook": 0.02,
+    "speech": 0.18,
+    "spoken-scenes": 0.02,
+    "spoken-digits": 0.06,
+    "spoken-words": 0.01,
+    "read-speech": 0.01,
+    "orders": 0.02,
+    "books": 0.12,
+    "sentences": 0.10,
+    "stories": 0.08,
+    "world-text": 0.02,
+}
+"""Share of transformer positions of each set of `recipes.sets`."""
+
+ROW_SETTINGS: Mapping[str, RowSettings] = {
+    "text": RowSettings(schedule="linear", buckets=(8, 16, 32, 64)),
+    "image": RowSettings(schedule="cosine", elbo=False),
+    "audio": RowSettings(schedule="linear", buckets=(32, 64, 96), stack=True),
+}
+"""How each modality is masked and weighed; `dev/LOG.md` has the comparisons behind it."""
+
+
+def stream(folder: Path, names: Mapping[str, float], seed: int = 0) -> StreamConfig:
+    """A mixture of the prepared sets below `folder` in the given shares."""
+    sources = tuple(SourceConfig(path=str(folder / name), weight=weight) for name, weight in names.items())
+    return StreamConfig(sources=sources, rows=ROWS, slots=SLOTS, tokens=TOKENS, seed=seed)
+
+
+def run(
+    name: str, weights: Mapping[str, float], budget: Budget, sets: Path = SETS, tokenizers: Path = TOKENIZERS
+) -> "chz.Blueprint[TrainConfig]":
+    """A nano-sized run on the sets of `recipes.sets` named in `weights`."""
+    folders = tuple(str(tokenizers / part) for part in ("text", "image", "audio"))
+    validation = Validation(data=stream(sets / "validation", weights, seed=1), batches=6, every=1000)
+    return chz.Blueprint(TrainConfig).apply(
+        {
+            "run": name,
+            "tokenizers": folders,
+            "model.vocabulary": vocabulary,
+            "model.vocabulary.tokenizers": Reference("tokenizers"),
+            "model.vocabulary.rows": ROW_SETTINGS,
+            **spread("data", stream(sets / "train", weights)),
+            **spread("validation", validation),
+            **spread("budget", budget),
+            "optimizer.rate": 2**-7,
+            "ema": 0.999,
+            **spread("hooks.0", Samples(every=1000)),
+            **spread("checkpoints", Checkpoints(every=1000)),
+        }
+    )
+
+
+def spread(key: str, config: object) -> dict[str, Any]:
+    """A configuration as one entry a field, so that each field can be overridden by itself."""
+    fields = chz.beta_to_blueprint_values(config)
+    return {key: type(config), **{f"{key}.{name}": value for name, value in fields.items()}}
+
+
+def nano() -> "chz.Blueprint[TrainConfig]":
+    """The shipped model: about two hours on two cores."""
+    return run("runs/nano", WEIGHTS, Budget(minutes=110))

@@ -1,0 +1,1 @@
+"""Raw content to integer codes and back: text, pictures, sound; their training and their quality."""

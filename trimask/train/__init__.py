@@ -1,0 +1,1 @@
+"""Training: configuration, the loop, its state and checkpoints, and the record of a run."""

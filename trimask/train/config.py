@@ -1,0 +1,160 @@
+"""Configuration of a run: everything that decides the weights, and how the run is watched and kept."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import chz
+
+from trimask.core.config import to_json
+from trimask.core.errors import UsageError
+from trimask.core.modality import Vocabulary
+from trimask.core.units import count
+from trimask.data.stream import StreamConfig, modality_table
+from trimask.model.config import ModelConfig
+from trimask.optim.adamw import AdamWConfig
+from trimask.optim.schedules import Cosine, Schedule
+from trimask.tokenizers import artifact
+from trimask.train.hooks import Hook
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+DType = Literal["auto", "float32", "bfloat16"]
+
+
+def _count(text: str) -> int | None:
+    """A count as people write it, or None."""
+    return None if text == "None" else count(text)
+
+
+@chz.chz
+class Budget:
+    """When a run ends: after `tokens`, `steps` or `minutes`. Exactly one of them is given."""
+
+    tokens: int | None = chz.field(default=None, blueprint_cast=_count, doc="processed tokens, for example 30M")
+    steps: int | None = chz.field(default=None, blueprint_cast=_count)
+    minutes: float | None = chz.field(default=None, doc="wall clock of the loop; depends on the machine")
+
+    @chz.validate
+    def _check(self):
+        given = {k: v for k, v in chz.asdict(self).items() if v is not None}
+        if len(given) != 1 or min(given.values()) <= 0:
+            found = ", ".join(f"budget.{k}={v}" for k, v in given.items()) or "none of them"
+            raise UsageError(
+                f"a run needs one of budget.tokens, budget.steps and budget.minutes, positive; found {found}. "
+                "Take one back with, for example, budget.tokens=None"
+            )
+
+    def progress(self, tokens: float, steps: float, seconds: float) -> float:
+        """Share of the budget that is spent; 1 or more at the end."""
+        if self.tokens is not None:
+            return tokens / self.tokens
+        return steps / self.steps if self.steps is not None else seconds / (60 * (self.minutes or 0))
+
+    def positions(self, per_step: int) -> int | None:
+        """Transformer positions of the whole run; None where the machine's speed decides it."""
+        # A processed token takes at most one position, and rows are nearly full.
+        return self.steps * per_step if self.steps is not None else self.tokens
+
+
+@chz.chz
+class Validation:
+    """Bounds on held-out data, always on the same batches with the same masks."""
+
+    data: StreamConfig
+    batches: int = chz.field(default=8, doc="batches of the stream that are scored each time")
+    every: int = chz.field(default=500, doc="steps between two validations; one more at the end")
+
+
+@chz.chz
+class Checkpoints:
+    """When the state is saved and what is kept. A save does not change the weights."""
+
+    every: int = chz.field(default=500, doc="steps between two checkpoints")
+    minutes: float = chz.field(default=5.0, doc="save at the latest after this time")
+    keep: int = chz.field(default=2, doc="number of newest checkpoints that are kept")
+    keep_steps: tuple[int, ...] = chz.field(default=(), doc="steps whose checkpoints are saved and kept for good")
+
+    @chz.validate
+    def _check(self):
+        if self.every < 1 or self.keep < 1 or self.minutes <= 0:
+            raise UsageError("checkpoints: every, keep and minutes must be positive")
+
+
+@chz.chz
+class TrainConfig:
+    """A complete run."""
+
+    run: str = chz.field(doc="run folder")
+    model: ModelConfig
+    data: StreamConfig
+    budget: Budget
+    tokenizers: tuple[str, ...] = chz.field(default=(), doc="folders of the tokenizers that made the data")
+    optimizer: AdamWConfig = chz.field(default_factory=AdamWConfig)
+    schedule: Schedule = chz.field(
+        default_factory=Cosine, meta_factory=chz.factories.subclass(Schedule, default_cls=Cosine)
+    )
+    ema: float = chz.field(default=0.0, doc="decay of the average of weights; 0 for none")
+    seed: int = chz.field(default=0, doc="seed of the initial weights; the data has its own")
+    init: str | None = chz.field(default=None, doc="bundle, checkpoint or run whose weights to start from")
+    validation: Validation | None = None
+    hooks: tuple[Hook, ...] = chz.field(default=(), doc="what else to do every so many steps, for example samples")
+    checkpoints: Checkpoints = chz.field(default_factory=Checkpoints)
+    log_every: int = chz.field(default=10, doc="steps per row of metrics.jsonl")
+    device: Device = "auto"
+    dtype: DType = chz.field(default="auto", doc="compute type; auto measures which is faster")
+    compile: Literal["auto", "on", "off"] = chz.field(default="auto", doc="torch.compile for the blocks")
+    on_existing: Literal["resume", "new", "fail"] = chz.field(
+        default="resume", doc="what to do with a run folder that exists; new moves it aside"
+    )
+
+    @chz.validate
+    def _check(self):
+        if self.log_every < 1:
+            raise UsageError(f"log_every={self.log_every} must be at least 1")
+
+
+FREE = ("run", "validation", "hooks", "checkpoints", "log_every", "on_existing", "init", "data.workers", "tokenizers")
+"""Fields that may change when a run is resumed: they do not decide the weights.
+
+Tokenizers are compared by fingerprint, not by the folder they lie in.
+"""
+
+
+def differences(saved: Mapping[str, Any], current: TrainConfig) -> list[str]:
+    """Fields that decide the weights and that differ, as "key: old -> new"."""
+    now = json.loads(json.dumps(to_json(current)))
+    keys = [k for k in sorted({*saved, *now}) if not any(k == f or k.startswith(f + ".") for f in FREE)]
+    return [f"{k}: {saved.get(k)!r} -> {now.get(k)!r}" for k in keys if saved.get(k) != now.get(k)]
+
+
+@chz.chz
+class RowSettings:
+    """How training treats a modality, on top of what its tokenizer asks for. None keeps that."""
+
+    schedule: str | None = chz.field(default=None, doc="noise schedule: linear, cosine or polyP")
+    elbo: bool | None = chz.field(default=None, doc="weight the loss by the bound's weight, else by 1")
+    weight: float | None = chz.field(default=None, doc="loss weight of the modality")
+    fill_weight: float | None = chz.field(default=None, doc="loss weight of FILL")
+    buckets: tuple[int, ...] | None = chz.field(default=None, doc="free lengths of a target")
+    stack: bool | None = chz.field(default=None, doc="the levels of a frame share one position")
+    shared: bool | None = chz.field(default=None, doc="all levels use one id range")
+
+
+def vocabulary(
+    tokenizers: tuple[str, ...],
+    rows: Mapping[str, RowSettings] | None = None,
+    positions: Literal["axial", "flat"] = "axial",
+) -> Vocabulary:
+    """The vocabulary of a model over the given tokenizer folders.
+
+    A recipe hands it to `chz` as the factory of `model.vocabulary`, so that `tokenizers=...` and
+    `model.vocabulary.rows.image.schedule=poly2` are overrides like any other.
+    """
+    table = {m.name: m for m in (artifact.load(folder).modality for folder in tokenizers)}
+    unknown = sorted(set(rows or {}) - set(table))
+    if unknown:
+        raise UsageError(f"model.vocabulary.rows.{unknown[0]}: the tokenizers are for {', '.join(sorted(table))}")
+    for name, settings in (rows or {}).items():
+        changes = {k: v for k, v in chz.asdict(settings).items() if v is not None}
+        table[name] = chz.replace(table[name], **changes)
+    return Vocabulary(modalities=modality_table(table), positions=positions)

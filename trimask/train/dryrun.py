@@ -1,0 +1,126 @@
+"""What a run would cost, before it is run: parameters, FLOPs, memory, time and schedule."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from trimask.core.config import to_json
+from trimask.core.units import duration, si
+from trimask.model import accounting
+from trimask.model.accounting import Memory, Parameters
+from trimask.optim.schedules import Schedule
+from trimask.train import device
+from trimask.train.config import TrainConfig
+
+PLOT_WIDTH, PLOT_HEIGHT = 60, 8
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Estimates for a run whose rows are full and whose masked share is `accounting.MASKED_SHARE`."""
+
+    parameters: Parameters
+    memory: Memory
+    tokens_per_step: int
+    step_flops: int
+    steps: int
+    compute: device.Compute
+    block_share: float
+    """Share of the matmul rate that a block reaches here, forward and backward."""
+    step_seconds: float
+
+    @property
+    def flops_per_token(self) -> float:
+        return self.step_flops / self.tokens_per_step
+
+    @property
+    def seconds(self) -> float:
+        return self.steps * self.step_seconds
+
+
+def plan(config: TrainConfig) -> Plan:
+    """Count what can be counted, measure a block and a matrix product, and estimate the rest."""
+    model, rows, slots = config.model, config.data.rows, config.data.slots
+    tokens = config.data.tokens or slots
+    flops = accounting.step_flops(model, rows, slots, accounting.assumed_queries(model, rows * tokens))
+    where = device.device(config.device)
+    block_flops = accounting.TRAIN_OVER_FORWARD * accounting.forward_flops(model, rows, slots, {}) / model.depth
+
+    def seconds(block_time: float) -> float:
+        # The rest of the step is taken to run as well as a block does.
+        return block_time * flops / block_flops
+
+    steps_for = _steps(config, rows * tokens)
+    wanted = (config.device, config.dtype, config.compile)
+    compute = device.choose(wanted, model, rows, slots, lambda t: steps_for(seconds(t)) * seconds(t))
+    dtype = device.DTYPES[compute.dtype]
+    block_time = device.block_seconds(model, rows, slots, where, dtype, compute.compile)
+    return Plan(
+        accounting.parameters(model),
+        accounting.memory(model, rows, slots, tokens, dtype, average=config.ema > 0),
+        rows * tokens,
+        flops,
+        steps_for(seconds(block_time)),
+        compute,
+        block_flops / block_time / compute.matmul_rate,
+        seconds(block_time),
+    )
+
+
+def _steps(config: TrainConfig, tokens_per_step: int) -> Callable[[float], int]:
+    """Number of steps of the budget, given the time of one."""
+    budget = config.budget
+
+    def steps(seconds: float) -> int:
+        if budget.steps is not None:
+            return budget.steps
+        if budget.tokens is not None:
+            return math.ceil(budget.tokens / tokens_per_step)
+        return math.ceil(60 * (budget.minutes or 0) / seconds)
+
+    return steps
+
+
+def plot(schedule: Schedule, rate: float) -> str:
+    """The learning rate over the budget, drawn with characters."""
+    values = [rate * schedule.factor((i + 0.5) / PLOT_WIDTH) for i in range(PLOT_WIDTH)]
+    lines = []
+    for level in range(PLOT_HEIGHT, 0, -1):
+        low = rate * (level - 0.5) / PLOT_HEIGHT
+        label = f"{rate:.2e}" if level == PLOT_HEIGHT else ""
+        lines.append(f"{label:>9} |" + "".join("█" if v >= low else " " for v in values).rstrip())
+    return "\n".join([*lines, f"{0:>9} +{'-' * PLOT_WIDTH}", f"{'':>11}0 %{'budget':^{PLOT_WIDTH - 8}}100 %"])
+
+
+def describe(config: TrainConfig, made: Plan) -> str:
+    """The plan in words."""
+    p, m, c = made.parameters, made.memory, made.compute
+    settings = [f"  {key} = {value}" for key, value in to_json(config).items()]
+    return "\n".join(
+        [
+            "configuration",
+            *settings,
+            "",
+            f"parameters   {si(p.total)}: embedding {si(p.embedding)}, body {si(p.body)}, head {si(p.head)}",
+            f"batch        {config.data.rows} rows, at most {si(made.tokens_per_step)} tokens; "
+            f"{accounting.MASKED_SHARE:.0%} of the targets masked",
+            f"FLOPs        {si(made.flops_per_token)} per token, {si(made.step_flops)} per step, "
+            f"{si(made.steps * made.step_flops)} in all (forward and backward)",
+            f"memory       about {si(m.total, 'B')}: weights {si(m.weights, 'B')}, gradients {si(m.gradients, 'B')}, "
+            f"optimizer {si(m.optimizer, 'B')}, average {si(m.average, 'B')}, activations {si(m.activations, 'B')}",
+            *(f"compute      {reason}" for reason in c.reasons),
+            f"time         about {duration(made.seconds)}: {made.steps} steps of {made.step_seconds:.3g} s, at "
+            f"{made.block_share:.0%} of the matmul rate (measured on one block), data and validation not counted",
+            "learning rate",
+            plot(config.schedule, config.optimizer.rate),
+        ]
+    )
+
+
+def dry_run(config: TrainConfig) -> Plan:
+    """Print the plan of a run and write nothing."""
+    made = plan(config)
+    Console().print(describe(config, made), markup=False, highlight=False, soft_wrap=True)
+    return made

@@ -1,0 +1,297 @@
+"""The training loop, and what is set up around it."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trimask.core.config import to_json
+from trimask.core.errors import TrainingError, UsageError
+from trimask.core.units import duration, si
+from trimask.data.manifest import require_tokenizers
+from trimask.data.stream import Batch, Stream
+from trimask.model.transformer import Transformer
+from trimask.optim import adamw, gradients
+from trimask.optim.average import Average
+from trimask.tokenizers import artifact
+from trimask.tokenizers.contract import Tokenizer
+from trimask.train import checkpoint, device, record, validation
+from trimask.train.config import TrainConfig
+from trimask.train.hooks import Moment
+from trimask.train.interrupts import Interrupt, clear_failures, interruptible
+from trimask.train.progress import Display, display
+from trimask.train.state import Source, TrainState
+from trimask.train.statistics import Window, all_finite, is_spike
+from trimask.train.step import evaluate, flops, save_batch, to
+
+Task = tuple[int, Callable[[Moment], None]]
+"""(cadence in steps, what to do then)."""
+BLOCK_SHARE = 0.7
+"""Rough share of a step's time that its blocks take, to guess how long a run will last."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to."""
+
+    folder: Path
+    """The run folder; `trimask.load` takes it."""
+    step: int
+    tokens: int
+    seconds: float
+    complete: bool
+    """False when a signal ended it before its budget was spent."""
+    validation: Mapping[str, Any]
+    """The last validation: modality -> nats per token, its error and the number of tokens."""
+
+    @property
+    def exit_code(self) -> int:
+        """0 for a complete run, 130 for an interrupted one."""
+        return 0 if self.complete else 130
+
+
+def fit(config: TrainConfig) -> Result:
+    """Train as a configuration says, from scratch, from `config.init`, or on from the last checkpoint.
+
+    Raises `UsageError`, `DataError`, `ArtifactError` and `TrainingError`, each saying what to do.
+    """
+    vocabulary = config.model.vocabulary
+    tokenizers = load_tokenizers(config)
+    per_step = config.data.rows * config.data.slots
+    source = Stream(config.data, vocabulary, config.budget.positions(per_step))
+    held_out = Stream(config.validation.data, vocabulary) if config.validation else None
+    for stream in (source, held_out) if held_out else (source,):
+        for part, manifest in zip(stream.config.sources, stream.manifests, strict=True):
+            require_tokenizers(manifest, {k: t.fingerprint for k, t in tokenizers.items()}, part.path)
+    return train(config, source, tokenizers, held_out)
+
+
+def load_tokenizers(config: TrainConfig) -> dict[str, Tokenizer]:
+    """The tokenizers of `config.tokenizers` by modality. Raises `ArtifactError`, `UsageError`."""
+    out: dict[str, Tokenizer] = {}
+    for folder in config.tokenizers:
+        tokenizer = artifact.load(folder)
+        name = tokenizer.modality.name
+        if name in out:
+            raise UsageError(f"tokenizers={','.join(config.tokenizers)}: two of them are for {name}")
+        out[name] = tokenizer
+    return out
+
+
+def train(
+    config: TrainConfig,
+    source: Source,
+    tokenizers: Mapping[str, Tokenizer],
+    held_out: Stream | Sequence[Batch] | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Result:
+    """`fit` on any source of batches. `held_out` is what `config.validation` scores."""
+    with ExitStack() as stack:
+        show = stack.enter_context(display())
+        run = stack.enter_context(record.opened(config))
+        stack.enter_context(clear_failures(run.folder))
+        where = device.device(config.device)
+        stack.enter_context(device.deterministic(where))
+        compute = run.compute(config, partial(_choose, config))
+        for reason in compute.reasons:
+            show.say(reason)
+        state = _state(config, source, compute)
+        _begin(config, run, state, tokenizers, show)
+        tasks = _tasks(config, held_out, where)
+        asked = stack.enter_context(interruptible())
+        return loop(config, run, state, tokenizers, tasks, compute, show, asked, clock)
+
+
+def loop(
+    config: TrainConfig,
+    run: record.Run,
+    state: TrainState,
+    tokenizers: Mapping[str, Tokenizer],
+    tasks: Sequence[Task],
+    compute: device.Compute,
+    show: Display,
+    asked: Interrupt,
+    clock: Callable[[], float],
+) -> Result:
+    """Train until the budget is spent or a signal comes. All that changes is in `state`."""
+    model, optimizer, window, budget = state.model, state.optimizer, state.window, config.budget
+    groups = adamw.groups(model)
+    where = torch.device(compute.device)
+    extra = {"config": to_json(config)}
+    batches = iter(state.source)
+    mark = saved = clock()
+    done = budget.progress(state.tokens, state.step, state.seconds) >= 1
+
+    while not done and not asked:
+        started = time.perf_counter()
+
+        # Data, and the learning rate in the middle of the stretch of the budget that it spends.
+        batch = next(batches, None)
+        if batch is None:
+            raise TrainingError(f"the data ended at step {state.step} before the budget was spent; lower the budget")
+        tokens = sum(batch.tokens.values())
+        progress = budget.progress(state.tokens + tokens / 2, state.step + 0.5, state.seconds)
+        rate = config.optimizer.rate * config.schedule.factor(progress)
+        adamw.set_rate(optimizer, rate)
+
+        # Loss and gradient.
+        optimizer.zero_grad(set_to_none=True)
+        outcome = evaluate(model, to(batch.masked, where))
+        if outcome.terms:
+            outcome.loss.backward()
+        norm_parts = gradients.norms(groups)
+        norm = gradients.total(norm_parts)
+        norms = {"total": float(norm), **{k: float(v) for k, v in norm_parts.items()}}
+        loss = float(outcome.loss.detach())
+
+        # Nothing moves on a loss or gradient that is not finite.
+        if not all_finite({"loss": loss, **norms}):
+            folder = _keep(run, "failed", state, batch, loss, norms)
+            raise TrainingError(
+                f"step {state.step + 1}: the loss is {loss} and the gradient norm {norms['total']}; nothing was "
+                f"updated. The batch is in {folder}. Lower optimizer.rate ({config.optimizer.rate:.3g}) or look "
+                "at the data; checkpoints that were saved before are whole"
+            )
+        if is_spike(state.losses, loss):
+            folder = _keep(run, "spikes", state, batch, loss, norms)
+            show.say(f"step {state.step + 1}: the loss jumped to {loss:.3f}; the batch is in {folder}")
+            run.record("event", state.step + 1, {"event": "spike", "loss": loss, "batch": str(folder)})
+        state.remember(loss)
+
+        # The step.
+        gradients.clip(model.parameters(), norm, config.optimizer.clip)
+        optimizer.step()
+        state.step += 1
+        state.tokens += tokens
+        if state.average:
+            state.average.update(state.step)
+
+        # What it measured.
+        window.add(batch, outcome, norms, config.optimizer.clip)
+        window.flops += flops(model, batch.masked)
+        window.seconds += time.perf_counter() - started
+        state.seconds, mark = state.seconds + (now := clock()) - mark, now
+        progress = budget.progress(state.tokens, state.step, state.seconds)
+        done = progress >= 1
+        show.advance(progress)
+        if state.step % config.log_every == 0 or done:
+            row = window.row(compute.matmul_rate)
+            counters = {"tokens": state.tokens, "seconds": state.seconds, "progress": progress, "rate": rate}
+            run.record("train", state.step, {**counters, **row})
+            show.row(state.step, progress, state.seconds, row, final=done)
+            for name in window.newly_dominated(row, state.step):
+                show.say(f"step {state.step}: END and FILL dominate the {name} predictions ({row['stops'][name]})")
+                run.record("event", state.step, {"event": "stops dominate", "modality": name, **row["stops"][name]})
+            window.clear()
+
+        # Validation, samples and whatever else the recipe wants to see.
+        for every, task in tasks:
+            if state.step % every == 0 or done:
+                with state.for_evaluation() as evaluated:
+                    task(_moment(run, state, evaluated, progress, tokenizers, show))
+        state.seconds, mark = state.seconds + (now := clock()) - mark, now
+
+        # Everything so far becomes permanent.
+        keep = config.checkpoints
+        due = state.step % keep.every == 0 or state.step in keep.keep_steps or clock() - saved > 60 * keep.minutes
+        if due or done or asked:
+            checkpoint.save(run.checkpoints, state, tokenizers, extra)
+            checkpoint.prune(run.checkpoints, keep)
+            saved = clock()
+
+    ended = "done" if done else f"stopped by {asked.name}, the same command goes on"
+    spent = f"step {state.step}, {si(state.tokens)} tokens, {duration(state.seconds)}"
+    show.say(f"{ended}: {spent}; checkpoints are in {run.checkpoints}")
+    bounds = record.last(run.folder, "validation").get("bounds", {})
+    return Result(run.folder, state.step, state.tokens, state.seconds, done, bounds)
+
+
+def _choose(config: TrainConfig) -> device.Compute:
+    """Measure and choose how to compute."""
+    rows, slots, budget = config.data.rows, config.data.slots, config.budget
+
+    def expected_seconds(block: float) -> float:
+        if budget.minutes is not None:
+            return 60 * budget.minutes
+        steps = budget.steps if budget.steps is not None else (budget.tokens or 0) / (rows * slots)
+        return steps * block * config.model.depth / BLOCK_SHARE
+
+    wanted = (config.device, config.dtype, config.compile)
+    return device.choose(wanted, config.model, rows, slots, expected_seconds)
+
+
+def _state(config: TrainConfig, source: Source, compute: device.Compute) -> TrainState:
+    """The state before the first step."""
+    model = Transformer(config.model, config.seed).to(compute.device)
+    model.dtype = device.DTYPES[compute.dtype]
+    if compute.compile:
+        model.compiled()
+    optimizer = adamw.build(config.optimizer, model)
+    average = Average(model, config.ema) if config.ema else None
+    return TrainState(model, optimizer, average, source, Window(config.model.vocabulary))
+
+
+def _begin(
+    config: TrainConfig, run: record.Run, state: TrainState, tokenizers: Mapping[str, Tokenizer], show: Display
+) -> None:
+    """Put the state where the run stands: at its last checkpoint, at `config.init`, or at the start."""
+    resumed = checkpoint.resume(run.checkpoints, state, show.say)
+    run.rewind(state.step)
+    if resumed:
+        checkpoint.check_inputs(resumed, tokenizers, state.source.manifests)
+        show.say(f"resuming {run.folder} at step {state.step} ({si(state.tokens)} tokens)")
+        if run.threads not in (None, torch.get_num_threads()):
+            show.say(
+                f"the run began with {run.threads} threads, now there are {torch.get_num_threads()}: sums are "
+                "rounded differently, so the weights will not be bit-identical to those of an unbroken run"
+            )
+        run.record("event", state.step, {"event": "resumed", "checkpoint": resumed.name})
+        return
+    if config.init:
+        folder = checkpoint.initial_weights(config.init, state, tokenizers)
+        show.say(f"starting from the weights of {folder}")
+    parameters = sum(p.numel() for p in state.model.parameters())
+    show.say(f"training {si(parameters)} parameters in {run.folder}")
+
+
+def _tasks(config: TrainConfig, held_out: Stream | Sequence[Batch] | None, where: torch.device) -> list[Task]:
+    """Validation, then the configured hooks, each with its cadence."""
+    tasks: list[Task] = []
+    if config.validation and held_out is not None:
+        kept = validation.batches(held_out, config.validation.batches)
+
+        def validate(moment: Moment) -> None:
+            result = validation.bounds(moment.model, kept, where)
+            moment.record("validation", {"tokens": moment.tokens, "bounds": result})
+            moment.say(f"step {moment.step}  validation: {validation.summary(result)}")
+
+        tasks.append((config.validation.every, validate))
+    return [*tasks, *((hook.every, hook) for hook in config.hooks)]
+
+
+def _moment(
+    run: record.Run,
+    state: TrainState,
+    model: Transformer,
+    progress: float,
+    tokenizers: Mapping[str, Tokenizer],
+    show: Display,
+) -> Moment:
+    """What a task sees now."""
+
+    def write(kind: str, values: Mapping[str, Any]) -> None:
+        run.record(kind, state.step, values)
+
+    return Moment(state.step, state.tokens, progress, model, tokenizers, run.folder, write, show.say)
+
+
+def _keep(run: record.Run, kind: str, state: TrainState, batch: Batch, loss: float, norms: Mapping[str, float]) -> Path:
+    """Save the batch of the coming step for inspection."""
+    folder = run.folder / kind / f"step-{state.step + 1:08d}"
+    save_batch(folder, batch, {"step": state.step + 1, "loss": loss, "gradient_norms": dict(norms)})
+    return folder

@@ -1,0 +1,97 @@
+"""All that changes while a run trains: what a checkpoint holds, and nothing else does."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from trimask.data.manifest import Manifest
+from trimask.data.stream import Batch
+from trimask.model.transformer import Transformer
+from trimask.optim import adamw
+from trimask.optim.average import Average
+from trimask.train.statistics import SPIKE_STEPS, Window
+
+
+class Source(Protocol):
+    """Where batches come from: `data.stream.Stream`, or anything with an exact state."""
+
+    @property
+    def manifests(self) -> Sequence[Manifest]: ...
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+    def state(self) -> dict[str, Any]: ...
+
+    def restore(self, state: dict[str, Any], /) -> None: ...
+
+
+@dataclass
+class TrainState:
+    """Weights, optimizer, averages, position in the data, counters and running statistics.
+
+    There is no generator in it: all randomness is a function of what it is for.
+    """
+
+    model: Transformer
+    optimizer: torch.optim.AdamW
+    average: Average | None
+    source: Source
+    window: Window
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    """Time spent in the loop, over all its sessions."""
+    losses: list[float] = field(default_factory=list)
+    """Of the last steps, for the spike rule."""
+
+    def remember(self, loss: float) -> None:
+        self.losses = [*self.losses, loss][-SPIKE_STEPS:]
+
+    @contextmanager
+    def for_evaluation(self) -> Iterator[Transformer]:
+        """The model as its users will have it: averaged weights where there are any, no gradients."""
+        with torch.no_grad(), self.average.applied() if self.average else nullcontext():
+            yield self.model
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights that a user of the checkpoint gets."""
+        return dict(self.average.weights) if self.average else dict(self.model.state_dict())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything but `weights` that is a tensor."""
+        trained = self.model.state_dict() if self.average else {}
+        out = {f"model.{k}": v for k, v in trained.items()}
+        out |= {f"optimizer.{k}": v for k, v in adamw.tensors(self.optimizer, self.model).items()}
+        return out
+
+    def values(self) -> dict[str, Any]:
+        """Everything that is not a tensor, as JSON. Python writes floats so that they come back exactly."""
+        return {
+            "step": self.step,
+            "tokens": self.tokens,
+            "seconds": self.seconds,
+            "losses": self.losses,
+            "window": self.window.state(),
+            "source": self.source.state(),
+        }
+
+    def restore(self, weights: Mapping[str, Tensor], tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """Become the state that `weights`, `tensors` and `values` were taken from."""
+        if self.average:
+            for k, v in weights.items():
+                self.average.weights[k].copy_(v)
+            weights = _under("model.", tensors)
+        self.model.load_state_dict(weights)
+        adamw.restore(self.optimizer, self.model, _under("optimizer.", tensors))
+        self.step, self.tokens, self.seconds = values["step"], values["tokens"], values["seconds"]
+        self.losses = list(values["losses"])
+        self.window.restore(values["window"])
+        self.source.restore(values["source"])
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
