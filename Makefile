@@ -11,6 +11,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[all]'
 	touch $@
 
+# SCRATCH=1 trains the tokenizers too; ARGS passes further options.
+demo: $(VENV)/.installed
+	$(BIN)/trimask demo $(if $(SCRATCH),--scratch) $(ARGS)
+
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS)
 
@@ -22,6 +26,12 @@ check: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/pyright
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/train_step.py
+
+docs: $(VENV)/.installed
+	$(BIN)/python docs/build.py
 
 clean:
 	rm -rf runs build dist *.egg-info

@@ -7,10 +7,11 @@ import pytest
 
 from tests.evaluation.pictures import labelled
 from tests.evaluation.sounds import word
+from tests.hub import tiny
 from trimask.core.errors import UsageError
 from trimask.core.item import Audio, Item
 from trimask.data.world.source import World
-from trimask.evaluation.audio import ClassSpeaking, Speaking, Transcribing
+from trimask.evaluation.audio import ClassSpeaking, Speaking, Transcribing, intelligibility
 from trimask.evaluation.cloze import Gap
 from trimask.evaluation.fitting import Fit
 from trimask.evaluation.image import ClassCaptions, ClassDrawing, SceneCaptions, SceneDrawing, described
@@ -144,6 +145,8 @@ def test_speaking_is_heard_beside_real_speech(spoken: EvaluationSet):
     assert own.value == own.reference == true["word error rate, real speech"].value
     assert false["word error rate, generated speech"].value > own.value
     assert "word error rate, real speech, content c" in true
+    graded = intelligibility(recognizer, clips[:4], texts[:4])(tiny.tokenizers()["audio"])  # pyright: ignore[reportArgumentType]
+    assert graded["wer_real"] <= own.value < graded["wer"]
 
 
 def test_empty_recordings_say_nothing(spoken: EvaluationSet):

@@ -12,6 +12,7 @@ import typer
 from trimask import __version__
 from trimask.cli import (
     caption,
+    demo,
     evaluate,
     fill,
     generate,
@@ -44,6 +45,8 @@ def root(
     """Train, sample and evaluate tri-modal masked diffusion models: text, images and audio in one.
 
     \b
+    See everything in about 17 minutes:
+      trimask demo
     Look at what the shipped model makes:
       trimask generate "a red circle above two blue squares" -o out.png
       trimask generate "seven" --to speech -o out.wav
@@ -51,7 +54,7 @@ def root(
     Train on your own data:
       trimask inspect photos/
       trimask prepare photos/ --tokenizers nano --out sets/photos
-      trimask train nano data.sources.0.path=sets/photos --dry-run
+      trimask train nano --data sets/photos --dry-run
     `trimask COMMAND --help` explains each command with examples.
     """
 
@@ -85,7 +88,7 @@ def build() -> typer.Typer:
     """The application; commands in the order of a newcomer's path."""
     out = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     out.callback()(root)
-    for module in (generate, caption, transcribe, fill, score, inspect, prepare, train, evaluate, world):
+    for module in (demo, generate, caption, transcribe, fill, score, inspect, prepare, train, evaluate, world):
         name = module.__name__.rpartition(".")[2]
         out.command(name)(guarded(getattr(module, name)))
     parts = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=tokenizer.__doc__)

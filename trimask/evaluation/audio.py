@@ -1,6 +1,6 @@
 """Sections about sound: what is said is heard by a recognizer or a judge, and whose voice it is."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from trimask.core.errors import UsageError
@@ -39,6 +39,20 @@ def text_of(item: Item) -> str:
 def coded(tokenizer: Tokenizer, clips: Sequence[Audio]) -> list[Audio]:
     """What the audio tokenizer makes of clips."""
     return [tokenizer.decode(tokenizer.encode([clip]))[0] for clip in clips]
+
+
+def intelligibility(
+    recognizer: Recognizer, clips: Sequence[Audio], texts: Sequence[str]
+) -> Callable[[Tokenizer], dict[str, float]]:
+    """A grader for the training of an audio tokenizer: word error rate of its reconstructions of clips
+    whose words are `texts`, and of the clips themselves."""
+    real = word_errors(texts, recognizer.transcribe(clips))
+
+    def grade(tokenizer: Tokenizer) -> dict[str, float]:
+        rate = word_errors(texts, recognizer.transcribe(coded(tokenizer, clips)))
+        return {"wer": rate.value, "wer_error": rate.error, "wer_real": real.value, "items": float(rate.n)}
+
+    return grade
 
 
 def grouped(items: Sequence[Item]) -> dict[str, list[int]]:

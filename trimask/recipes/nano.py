@@ -40,6 +40,9 @@ WEIGHTS: Mapping[str, float] = {
 }
 """Share of transformer positions of each set of `recipes.sets`."""
 
+TASKS: Mapping[str, tuple[str, ...]] = {"spoken-scenes": ("any",)}
+"""Sets that are not trained on the stream's own tasks: of a picture, its caption and its sound, any part is given."""
+
 ROW_SETTINGS: Mapping[str, RowSettings] = {
     "text": RowSettings(schedule="linear", buckets=(8, 16, 32, 64)),
     "image": RowSettings(schedule="cosine", elbo=False),
@@ -50,7 +53,10 @@ ROW_SETTINGS: Mapping[str, RowSettings] = {
 
 def stream(folder: Path, names: Mapping[str, float], seed: int = 0) -> StreamConfig:
     """A mixture of the prepared sets below `folder` in the given shares."""
-    sources = tuple(SourceConfig(path=str(folder / name), weight=weight) for name, weight in names.items())
+    sources = tuple(
+        SourceConfig(path=str(folder / name), weight=weight, tasks=TASKS.get(name, ()))
+        for name, weight in names.items()
+    )
     return StreamConfig(sources=sources, rows=ROWS, slots=SLOTS, tokens=TOKENS, seed=seed)
 
 
