@@ -48,6 +48,18 @@ def rotate(x_BPHK: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 
 
+def attend(q_BHPK: Tensor, k_BHPK: Tensor, v_BHPK: Tensor, mask_B1PP: Tensor) -> Tensor:
+    """Softmax attention over the positions that the mask allows.
+
+    On the CPU in bf16 two plain matrix products take a third to all of the fused kernel's time, at rows
+    of 128 to 512 positions (docs/performance.md); everywhere else the fused kernel is used.
+    """
+    if q_BHPK.device.type == "cpu" and q_BHPK.dtype == torch.bfloat16:
+        scores_BHPP = (q_BHPK * q_BHPK.shape[-1] ** -0.5) @ k_BHPK.transpose(-1, -2)
+        return scores_BHPP.masked_fill(~mask_B1PP, -torch.inf).softmax(-1) @ v_BHPK
+    return F.scaled_dot_product_attention(q_BHPK, k_BHPK, v_BHPK, attn_mask=mask_B1PP)
+
+
 class Attention(nn.Module):
     """Bidirectional attention with normalised queries and keys; their gains are shared by all heads."""
 
@@ -62,9 +74,7 @@ class Attention(nn.Module):
     def forward(self, x_BPD: Tensor, rope: tuple[Tensor, Tensor], mask_B1PP: Tensor) -> Tensor:
         q, k, v = self.qkv(x_BPD).unflatten(-1, (3, self.heads, -1)).unbind(2)
         q, k = rotate(self.q_norm(q), *rope), rotate(self.k_norm(k), *rope)
-        mixed = F.scaled_dot_product_attention(
-            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask_B1PP
-        )
+        mixed = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask_B1PP)
         return self.out(mixed.transpose(1, 2).flatten(2))
 
 

@@ -13,7 +13,7 @@ class ModelConfig:
     vocabulary: Vocabulary
     depth: int = chz.field(default=6, doc="number of blocks")
     width: int = chz.field(default=256, doc="residual width D")
-    head_dim: int = chz.field(default=32, doc="dimension of an attention head K; fixed within a family")
+    head_dim: int = chz.field(default=64, doc="dimension of an attention head K; fixed within a family")
     mlp_ratio: float = chz.field(default=2.0, doc="hidden width of the gated MLP over D")
     rope_base: float = chz.field(default=1000.0, doc="longest RoPE wavelength over 2 pi, in positions")
     base_depth: int = chz.field(default=6, doc="depth at which a residual branch has multiplier 1")

@@ -19,7 +19,7 @@ from trimask.model.config import ModelConfig
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 CLEARLY_FASTER = 1.1
 """A choice with a price (rounding, compilation) must be faster by this factor."""
-COMPILE_PAYS = 900
+COMPILE_PAYS = 240
 """Seconds a run must be expected to last before compilation can pay for itself."""
 
 
