@@ -23,8 +23,8 @@ def vocabulary(stack: bool = False, codes: int = 300) -> Vocabulary:
 
 CONFIGS = {
     "nano": ModelConfig(vocabulary=vocabulary(codes=4096)),
-    "deep": ModelConfig(vocabulary=vocabulary(), depth=9, width=96, mlp_ratio=3.0),
-    "stacked": ModelConfig(vocabulary=vocabulary(stack=True), depth=2, width=64),
+    "deep": ModelConfig(vocabulary=vocabulary(), depth=9, width=96, head_dim=32, mlp_ratio=3.0),
+    "stacked": ModelConfig(vocabulary=vocabulary(stack=True), depth=2, width=64, head_dim=32),
     "paper 3B": ModelConfig(vocabulary=vocabulary(codes=100_000), depth=24, width=3072, head_dim=128),
 }
 
