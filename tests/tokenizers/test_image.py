@@ -42,8 +42,23 @@ def test_every_code_can_be_decoded_and_codes_name_their_vectors():
 
 def test_the_gradient_passes_the_quantizer():
     network = ImageAutoencoder(SMALL_IMAGE)
-    network(torch.rand(2, 3, 32, 32)).square().mean().backward()
+    made, _ = network(torch.rand(2, 3, 32, 32))
+    made.square().mean().backward()
     assert network.stem.weight.grad is not None and network.stem.weight.grad.abs().max() > 0
+
+
+def test_an_empty_area_has_one_code_wherever_it_lies():
+    network = ImageAutoencoder(SMALL_IMAGE)
+    _, ids = network.encode(torch.full((1, 3, 32, 48), 0.3))
+    assert ids.unique().numel() == 1
+
+
+def test_indecision_is_the_distance_to_the_nearest_level():
+    network = ImageAutoencoder(ImageSettings(levels=(5, 5)))
+    half = 2 * 1.001
+    z = torch.atanh(torch.tensor([1.0, 0.75]) / half).view(1, 2, 1, 1)
+    assert network.indecision(z).item() == pytest.approx(0.25**2 / 2, rel=1e-4)
+    assert network.indecision(torch.zeros(1, 2, 3, 3)).item() == 0
 
 
 def test_a_far_pixel_does_not_change_a_code():

@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 WORLD = {"scenes": 1000, "speech": 300, "text": 1000}
 """Kind of the built-in world -> items of its evaluation set."""
+TRAIN = {"speech": 100, "text": 4000}
+"""The same -> items of the training part that its figures need."""
+SHIPPED = Path(__file__).parents[1] / "models" / "judges"
 TASKS = ("text", "text>image", "image>text", "text>speech", "speech>text")
 """Tasks whose likelihood is measured where a set and the model allow it."""
 
@@ -33,7 +36,8 @@ def evaluate(
     ] = None,
     world: Annotated[bool, typer.Option("--world", help="Add the test part of the built-in world.")] = False,
     judges: Annotated[
-        Path | None, typer.Option(help="Folder of judges (recognizer, speaker, one per set); see docs.")
+        Path | None,
+        typer.Option(help="Folder of judges (recognizer, speaker, one per set); by default those of the package."),
     ] = None,
     label: Annotated[str, typer.Option(help="Field of the records that holds the class, for class judges.")] = "",
     items: Annotated[int, typer.Option(help="Records read of each source.", min=1)] = 1000,
@@ -67,13 +71,16 @@ def evaluate(
     if judges is not None and not judges.is_dir():
         raise DataError(f"--judges {judges}: no such folder")
     loaded = options.load(model, device, dtype)
-    sets = [*(_world(kind, loaded) for kind in WORLD if world), *(_set(s, items, label, loaded) for s in sources)]
+    folder = judges or (SHIPPED if SHIPPED.is_dir() else None)
+    graders = load_judges(folder) if folder else Judges()
+    sets = [*(_world(kind, loaded) for kind in WORLD if world)]
+    sets += [_set(s, items, label, loaded, graders.classes) for s in sources]
     training = _run_folder(loaded)
     run(
         loaded,
         sets,
         out or _default_out(loaded, training),
-        load_judges(judges) if judges else Judges(),
+        graders,
         loaded.bundle.tokenizers,
         config,
         _facts(loaded),
@@ -89,12 +96,13 @@ def _world(kind: str, model: "Model") -> "EvaluationSet":
     def part(split: str, count: int) -> list[Any]:
         return list(World(kind=kind, split=split, count=count))  # pyright: ignore[reportArgumentType]
 
-    train = part("train", 4 * WORLD[kind]) if kind == "text" else []
+    # Text needs a baseline's training text; speech a clip of every voice that is not the graded one.
+    train = part("train", TRAIN[kind]) if kind in TRAIN else []
     found = part("test", WORLD[kind])
     return EvaluationSet(f"world-{kind}", "test", found, train, tasks=_tasks(found[0].parts, model))
 
 
-def _set(source: str, limit: int, label: str, model: "Model") -> "EvaluationSet":
+def _set(source: str, limit: int, label: str, model: "Model", judged: Container[str]) -> "EvaluationSet":
     import chz
 
     from trimask.data.readers.source import parse
@@ -104,11 +112,12 @@ def _set(source: str, limit: int, label: str, model: "Model") -> "EvaluationSet"
     limited = chz.replace(stated, limit=min(limit, stated.limit or limit))
     found = _read(limited)
     common = set.intersection(*(set(i.parts) for i in found))
-    train = _train_part(limited) if common == {"text"} else []
     labelled = label if all(label in i.labels for i in found) else ""
-    return EvaluationSet(
-        stated.name, stated.split or "", found, train, label=labelled, tasks=_tasks(dict.fromkeys(common), model)
-    )
+    classes = bool(labelled) or stated.name in judged
+    train = _part(limited, "train") if classes or common == {"text"} else []
+    validation = _part(limited, "validation") if classes and stated.split != "validation" else []
+    tasks = _tasks(dict.fromkeys(common), model)
+    return EvaluationSet(stated.name, stated.split or "", found, train, validation, labelled, tasks)
 
 
 def _read(source: Any) -> list[Any]:
@@ -126,16 +135,16 @@ def _read(source: Any) -> list[Any]:
     return good
 
 
-def _train_part(source: Any) -> list[Any]:
-    """The train split beside a held-out one, for baselines; none where there is no such split."""
+def _part(source: Any, split: str) -> list[Any]:
+    """Another split of a source, for baselines and judges; none where there is no such split."""
     import chz
 
-    if source.split in (None, "train"):
+    if source.split in (None, split):
         return []
     try:
-        return _read(chz.replace(source, split="train", limit=None))
+        return _read(chz.replace(source, split=split, limit=None))
     except DataError as e:
-        options.note(f"no baselines for {source}: {e}")
+        options.note(f"no {split} part beside {source}: {e}")
         return []
 
 

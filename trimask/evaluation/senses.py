@@ -223,9 +223,9 @@ class CodeSense(Sense):
         return (torch.stack(list(items)),)
 
     def spoil(self, batch: Batch, rng: np.random.Generator) -> Batch:
-        """A quarter of the codes replaced by those of other items of the batch."""
+        """A tenth of the codes replaced by those of other items of the batch."""
         codes = batch[0]
-        swapped = torch.from_numpy(rng.random(tuple(codes.shape)) < 0.25)
+        swapped = torch.from_numpy(rng.random(tuple(codes.shape)) < 0.1)
         return (torch.where(swapped, codes[torch.from_numpy(rng.permutation(len(codes)))], codes),)
 
 

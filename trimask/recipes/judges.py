@@ -62,7 +62,7 @@ class JudgesConfig:
         return Fit(steps=max(1, round(steps * self.scale)), **values)
 
 
-def judges(config: JudgesConfig, console: Console | None = None) -> dict[str, Mapping[str, float]]:
+def make_judges(config: JudgesConfig, console: Console | None = None) -> dict[str, Mapping[str, float]]:
     """Train what is missing, measure what is not measured; returns the quality of every judge by name."""
     console = console or Console()
     tokenizer = artifact.load(config.audio_tokenizer) if config.audio_tokenizer else None
@@ -259,3 +259,7 @@ _RECIPES: Mapping[str, _Recipe] = {
     "mnist": _Recipe(_train_pictures, _measure_pictures),
     "fsdd": _Recipe(_train_digits, _measure_digits),
 }
+
+
+if __name__ == "__main__":
+    make_judges(chz.entrypoint(JudgesConfig))

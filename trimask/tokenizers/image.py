@@ -35,7 +35,7 @@ class ImageSettings:
     levels: tuple[int, ...] = chz.field(default=(8, 4, 4, 4, 4), doc="FSQ levels of a code's dimensions")
     width: int = chz.field(default=64, doc="channels at half of the picture's resolution")
     inner: int = chz.field(default=96, doc="channels at the resolution of the codes")
-    encoder_blocks: tuple[int, int] = chz.field(default=(1, 2), doc="residual blocks: half, code resolution")
+    encoder_blocks: tuple[int, int] = chz.field(default=(1, 1), doc="residual blocks: half, code resolution")
     decoder_blocks: tuple[int, int] = chz.field(default=(2, 2), doc="residual blocks: code, half resolution")
 
     @property
@@ -55,16 +55,35 @@ class ImageAutoencoder(nn.Module):
         self.encoder_inner = blocks(Conv2d, inner, settings.encoder_blocks[1])
         self.to_code = Conv2d(inner, dims, 1)
         self.quantizer = FSQ(list(settings.levels))
+        self.register_buffer("levels", torch.tensor(settings.levels), persistent=False)
+        self.levels: Tensor
         self.from_code = Conv2d(dims, inner, 3, padding=1)
         self.decoder_inner = blocks(Conv2d, inner, settings.decoder_blocks[0])
         self.up = Conv2d(inner, half * 4, 1)
         self.decoder_half = blocks(Conv2d, half, settings.decoder_blocks[1])
         self.head = Conv2d(half, 3 * 4, 3, padding=1)
 
+    def latent(self, pixels_B3YX: Tensor) -> Tensor:
+        """What is quantized: (B, D, Y/4, X/4) in fp32."""
+        half = self.encoder_half(self.stem(F.pixel_unshuffle(pixels_B3YX, 2)))
+        return self.to_code(self.encoder_inner(self.down(half))).float()
+
+    def indecision(self, z_BDYX: Tensor) -> Tensor:
+        """Mean squared distance of latents from the level they are rounded to, in levels: 0 to 1/4.
+
+        The bounded latent is that of FSQ (Mentzer et al. 2023, section 3.1). Where it lies between two
+        levels, noise that nobody sees decides the code, and a model pays for it in nats.
+        """
+        half_D1 = ((self.levels - 1) * 1.001 / 2)[:, None, None]
+        offset_D1 = torch.where(self.levels % 2 == 0, 0.5, 0.0)[:, None, None]
+        bounded_BDYX = torch.tanh(z_BDYX + torch.atanh(offset_D1 / half_D1)) * half_D1 - offset_D1
+        return (bounded_BDYX - bounded_BDYX.round().detach()).square().mean()
+
     def encode(self, pixels_B3YX: Tensor) -> tuple[Tensor, Tensor]:
         """Quantized vectors (B, D, Y/4, X/4) in fp32, with gradient, and codes (B, Y/4, X/4)."""
-        half = self.encoder_half(self.stem(F.pixel_unshuffle(pixels_B3YX, 2)))
-        z_BDYX = self.to_code(self.encoder_inner(self.down(half))).float()
+        return self.quantize(self.latent(pixels_B3YX))
+
+    def quantize(self, z_BDYX: Tensor) -> tuple[Tensor, Tensor]:
         quantized_BND, ids_BN = self.quantizer(z_BDYX.flatten(2).transpose(1, 2))
         quantized_BDYX = quantized_BND.transpose(1, 2).unflatten(2, z_BDYX.shape[2:])
         return quantized_BDYX, ids_BN.unflatten(1, z_BDYX.shape[2:])
@@ -79,11 +98,12 @@ class ImageAutoencoder(nn.Module):
         vectors_BND = self.quantizer.indices_to_codes(ids_BYX.flatten(1))
         return vectors_BND.transpose(1, 2).unflatten(2, ids_BYX.shape[1:])
 
-    def forward(self, pixels_B3YX: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The reconstruction in fp32, computed in `dtype`."""
-        pixels_B3YX = pixels_B3YX.to(dtype, memory_format=torch.channels_last)
-        quantized_BDYX, _ = self.encode(pixels_B3YX)
-        return self.decode(quantized_BDYX.to(dtype, memory_format=torch.channels_last))
+    def forward(self, pixels_B3YX: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+        """The reconstruction in fp32, computed in `dtype`, and the indecision of its codes."""
+        z_BDYX = self.latent(pixels_B3YX.to(dtype, memory_format=torch.channels_last))
+        quantized_BDYX, _ = self.quantize(z_BDYX)
+        made_B3YX = self.decode(quantized_BDYX.to(dtype, memory_format=torch.channels_last))
+        return made_B3YX, self.indecision(z_BDYX)
 
 
 class ImageTokenizer(Tokenizer[np.ndarray]):

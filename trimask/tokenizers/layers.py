@@ -16,7 +16,14 @@ class Conv1d(nn.Conv1d):
 
 
 class Conv2d(nn.Conv2d):
-    """A convolution whose fp32 weights are cast to the type of its input (fp32 or bf16)."""
+    """A convolution whose fp32 weights are cast to the type of its input (fp32 or bf16).
+
+    It pads by repeating the border, so that an empty area has the same codes wherever it lies: padding
+    with zeros marks every border, and a model would have to learn the marks.
+    """
+
+    def __init__(self, fan_in: int, fan_out: int, kernel: int, stride: int = 1, padding: int = 0):
+        super().__init__(fan_in, fan_out, kernel, stride, padding, padding_mode="replicate" if padding else "zeros")
 
     def forward(self, input: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.to(input.dtype)

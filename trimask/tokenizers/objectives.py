@@ -67,6 +67,7 @@ class ImageObjective(Objective[np.ndarray]):
     permute: float = chz.field(default=0.5, doc="share of examples whose colour channels are permuted")
     square_weight: float = chz.field(default=5.0, doc="weight of the squared error")
     edge_weight: float = chz.field(default=1.0, doc="weight of the error of neighbour differences")
+    decision_weight: float = chz.field(default=0.25, doc="weight of the distance of latents from their levels")
     ssim_weight: float = chz.field(default=0.1, doc="weight of 1 - SSIM")
 
     def network(self) -> ImageAutoencoder:
@@ -86,16 +87,18 @@ class ImageObjective(Objective[np.ndarray]):
         return pixels_3YX[channels][:, top : top + rows, left : left + columns]
 
     def loss(self, network: nn.Module, examples: Tensor, dtype: torch.dtype) -> tuple[Tensor, dict[str, Tensor]]:
-        made = network(examples, dtype)
+        made, indecision = network(examples, dtype)
         error = made - examples
         terms = {
             "l1": error.abs().mean(),
             "l2": error.square().mean(),
             "edge": (error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()) / 2,
             "ssim": 1 - ssim(made, examples, peak=2.0, stride=SSIM_STRIDE).mean(),
+            "indecision": indecision,
         }
         weighted = terms["l1"] + self.square_weight * terms["l2"] + self.edge_weight * terms["edge"]
-        return weighted + self.ssim_weight * terms["ssim"], {k: v.detach() for k, v in terms.items()}
+        weighted = weighted + self.ssim_weight * terms["ssim"] + self.decision_weight * indecision
+        return weighted, {k: v.detach() for k, v in terms.items()}
 
     def tokenizer(
         self,
