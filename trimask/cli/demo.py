@@ -31,7 +31,8 @@ def demo(
 ) -> None:
     """Generate with the shipped model, train one from scratch on the built-in world, and grade it.
 
-    Takes about 17 minutes on two cores. Interrupt it whenever you like: the same command goes on.
+    Takes about 17 minutes on two cores, and three quarters of an hour more where the tokenizers are trained
+    too (--scratch, or no model ships with this version). Interrupt it whenever you like: the same command goes on.
 
     \b
     OUT/nano/            what the shipped model makes

@@ -45,7 +45,7 @@ def root(
     """Train, sample and evaluate tri-modal masked diffusion models: text, images and audio in one.
 
     \b
-    See everything in about 17 minutes:
+    See everything, from data to a graded model:
       trimask demo
     Look at what the shipped model makes:
       trimask generate "a red circle above two blue squares" -o out.png
