@@ -57,6 +57,7 @@ def test_too_many_symbols_for_the_order_and_empty_texts_are_refused():
 def test_gaps_take_out_one_whole_word_and_repeat_under_a_seed():
     found = gaps(HELD_OUT, 2)
     assert found == gaps(HELD_OUT, 2)
+    assert len(gaps(HELD_OUT, 0)) == len(gaps(HELD_OUT, 10**6)) >= 2
     for gap in found:
         assert gap.before + gap.word + gap.after in HELD_OUT
         assert gap.word.isalpha()

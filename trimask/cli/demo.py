@@ -18,7 +18,7 @@ DRAWN = (
     "a black moon left of a pink ring",
 )
 SPOKEN = ("seven hundred and forty two", "two small red circles")
-GRADED = ("drawings=200", "captions=100", "speech=60", "texts=20", "cloze=0", "likelihood=40", "draws=8")
+GRADED = ("drawings=200", "captions=100", "speech=60", "texts=20", "cloze=50", "likelihood=40", "draws=8")
 """Settings of the evaluation: small enough for a demo."""
 
 

@@ -25,9 +25,9 @@ class Gap:
 
 
 def gaps(texts: Sequence[str], n: int, seed: int = 0, least: int = 4) -> list[Gap]:
-    """One gap in each of up to n texts of at least `least` words: any word, drawn uniformly."""
+    """One gap in each of up to n texts (0: all) of at least `least` words: any word, drawn uniformly."""
     usable = [t for t in texts if len(_LETTERS.findall(t)) >= least]
-    order = generator("cloze texts", seed).permutation(len(usable))[:n]
+    order = generator("cloze texts", seed).permutation(len(usable))[: n or None]
     return [_gap(usable[i], seed) for i in order]
 
 
