@@ -119,8 +119,8 @@ def test_tokenizers_of_ones_own(trimask, here: Path):
 
 
 def test_the_world_as_files_is_a_source(trimask, here: Path):
-    assert trimask("world", "look", "--count", 3, "--seed", 5).out == "look/items.jsonl\n"
-    assert "records: 3" in trimask("inspect", "look/items.jsonl").out
+    assert trimask("world", "look", "--count", 3, "--seed", 5).out == "look/metadata.jsonl\n"
+    assert "records: 3" in trimask("inspect", "look").out
     assert Image.open("look/0000.png").size == (32, 32)
     assert trimask("world", "look").code == 2
 

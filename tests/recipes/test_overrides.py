@@ -83,7 +83,7 @@ def test_a_recipe_may_return_a_finished_configuration(recipe):
         ("schedule=Linear", r"Linear"),
         ("device=tpu", r"tpu"),
         ("on_existing=ask", r"ask"),
-        ("model.vocabulary.rows.image.weight=2", r"rows\.image: the tokenizers are for text"),
+        ("model.vocabulary.rows.smell.weight=2", r"rows\.smell: the modalities are audio, image, text"),
         ("optimizer.rate=-1", r"rate"),
     ],
 )

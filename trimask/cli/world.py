@@ -9,7 +9,7 @@ import typer
 from trimask.cli import options
 from trimask.core.errors import UsageError
 
-DESCRIPTION = "items.jsonl"
+DESCRIPTION = "metadata.jsonl"
 
 
 def world(
@@ -21,7 +21,7 @@ def world(
 ) -> None:
     """Write items of the built-in world to look at.
 
-    Pictures, recordings, and items.jsonl, which describes them and is itself a source for `trimask
+    Pictures, recordings, and metadata.jsonl, which describes them: the folder is a source for `trimask
     inspect` and `trimask prepare`. Speech needs espeak-ng: pip install 'trimask[world]'.
 
     \b

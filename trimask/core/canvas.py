@@ -162,14 +162,12 @@ def queries(canvas: Canvas, where_BL: Bool[Tensor, "B L"], vocabulary: Vocabular
 
 
 class Composer:
-    """Lays rows on a canvas of fixed size. `slots` is P, `tokens` is L."""
+    """Lays rows on a canvas of fixed size. `slots` is P; `tokens` is L where levels are stacked, else L is P."""
 
     def __init__(self, vocabulary: Vocabulary, slots: int, tokens: int | None = None, sight: Sight = "full"):
         self.vocabulary, self.slots, self.sight = vocabulary, slots, sight
         stacks = any(m.stack for m in vocabulary.modalities)
-        if tokens is not None and not stacks and tokens != slots:
-            raise UsageError("tokens and slots of a row differ only where a modality stacks its levels")
-        self.tokens = tokens or slots
+        self.tokens = tokens if stacks and tokens else slots
 
     def size(self, row: Row) -> tuple[int, int]:
         """(transformer positions, tokens) that an item takes."""

@@ -8,7 +8,7 @@ import chz
 
 from trimask.core.config import to_json
 from trimask.core.errors import UsageError
-from trimask.core.modality import Vocabulary
+from trimask.core.modality import KINDS, Vocabulary
 from trimask.core.units import count
 from trimask.data.stream import StreamConfig, modality_table
 from trimask.model.config import ModelConfig
@@ -145,16 +145,17 @@ def vocabulary(
     rows: Mapping[str, RowSettings] | None = None,
     positions: Literal["axial", "flat"] = "axial",
 ) -> Vocabulary:
-    """The vocabulary of a model over the given tokenizer folders.
+    """The vocabulary of a model over the given tokenizer folders; rows of other modalities wait for theirs.
 
     A recipe hands it to `chz` as the factory of `model.vocabulary`, so that `tokenizers=...` and
     `model.vocabulary.rows.image.schedule=poly2` are overrides like any other.
     """
     table = {m.name: m for m in (artifact.load(folder).modality for folder in tokenizers)}
-    unknown = sorted(set(rows or {}) - set(table))
+    known = {*table, *KINDS.values()}
+    unknown = sorted(set(rows or {}) - known)
     if unknown:
-        raise UsageError(f"model.vocabulary.rows.{unknown[0]}: the tokenizers are for {', '.join(sorted(table))}")
-    for name, settings in (rows or {}).items():
+        raise UsageError(f"model.vocabulary.rows.{unknown[0]}: the modalities are {', '.join(sorted(known))}")
+    for name, settings in ((n, s) for n, s in (rows or {}).items() if n in table):
         changes = {k: v for k, v in chz.asdict(settings).items() if v is not None}
         table[name] = chz.replace(table[name], **changes)
     return Vocabulary(modalities=modality_table(table), positions=positions)
