@@ -52,7 +52,7 @@ def attend(q_BHPK: Tensor, k_BHPK: Tensor, v_BHPK: Tensor, mask_B1PP: Tensor) ->
     """Softmax attention over the positions that the mask allows.
 
     On the CPU in bf16 two plain matrix products take a third to all of the fused kernel's time, at rows
-    of 128 to 512 positions (docs/performance.md); everywhere else the fused kernel is used.
+    of 128 to 512 positions (dev/LOG.md); everywhere else the fused kernel is used.
     """
     if q_BHPK.device.type == "cpu" and q_BHPK.dtype == torch.bfloat16:
         scores_BHPP = (q_BHPK * q_BHPK.shape[-1] ** -0.5) @ k_BHPK.transpose(-1, -2)
