@@ -41,13 +41,13 @@ def demo(
     """
     from rich.console import Console
 
-    from trimask.hub.bundle import MODELS
+    from trimask.hub.bundle import CONFIG, MODELS
 
     console = Console()
-    shipped = (MODELS / "nano").is_dir()
+    shipped = (MODELS / "nano" / CONFIG).is_file()
     stages: list[tuple[str, Callable[[], Any]]] = [
         *([("The shipped model", lambda: look(out / "nano", console))] if shipped else []),
-        ("Tokenizers", lambda: tokenizers(out, scratch or not shipped, console)),
+        ("Tokenizers", lambda: tokenizers(out, scratch, console)),
         ("Data: the built-in world", lambda: data(out, console)),
         (f"Training from scratch, {minutes:g} minutes", lambda: train(out, minutes)),
         ("Grading", lambda: grade(out)),
@@ -84,9 +84,9 @@ def tokenizers(out: Path, scratch: bool, console: "Console") -> None:
 
         nano_tokenizers(NanoTokenizers(out=str(folder)), console)
         return
-    from trimask.hub import bundle
+    from trimask.cli import holders
 
-    shipped = bundle.load_bundle(bundle.find("nano")).tokenizers
+    shipped, _ = holders.tokenizers("nano", ())
     for name, tokenizer in shipped.items():
         if not (folder / name).exists():
             tokenizer.save(folder / name)

@@ -1,27 +1,19 @@
 """`trimask fill`: complete the missing part of a text, a picture or a recording."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from trimask.cli import options
-from trimask.cli.options import (
-    Device,
-    DType,
-    Guidance,
-    ModelName,
-    Output,
-    SamplerName,
-    Seed,
-    Steps,
-    Temperature,
-    TopK,
-    TopP,
-)
+from trimask.cli.options import Device, DType, ModelName, Output, Seed
 from trimask.core.errors import UsageError
 
+if TYPE_CHECKING:
+    from trimask.hub.defaults import Overrides
 
+
+@options.sampling
 def fill(
     text: Annotated[str | None, typer.Option(help="Holes are [...] (any length), [3] or [___] (3 tokens).")] = None,
     image: Annotated[Path | None, typer.Option(help="A picture; --box or --mask says what to fill.")] = None,
@@ -37,14 +29,10 @@ def fill(
     output: Output = None,
     model: ModelName = "nano",
     seed: Seed = 0,
-    steps: Steps = None,
-    guidance: Guidance = None,
-    temperature: Temperature = None,
-    top_p: TopP = None,
-    top_k: TopK = None,
-    sampler: SamplerName = None,
     device: Device = "auto",
     dtype: DType = "auto",
+    *,
+    given: "Overrides",
 ) -> None:
     """Fill holes in a text, a picture or a recording.
 
@@ -67,7 +55,6 @@ def fill(
     cut = options.numbers(box, 4, "--box") if box else None
     times = options.numbers(interval, 2, "--interval", float) if interval else None
     pixels = options.size(size)
-    given = options.sampling(steps, guidance, temperature, top_p, top_k, sampler)
     loaded = options.load(model, device, dtype)
     with options.progress("filling") as on_step:
         made = loaded.fill(

@@ -1,29 +1,21 @@
 """`trimask generate`: a picture, speech or a text from a text."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from trimask.cli import options
-from trimask.cli.options import (
-    Device,
-    DType,
-    Guidance,
-    ModelName,
-    Output,
-    SamplerName,
-    Seed,
-    Steps,
-    Temperature,
-    TopK,
-    TopP,
-)
+from trimask.cli.options import Device, DType, ModelName, Output, Seed
 from trimask.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from trimask.hub.defaults import Overrides
 
 KINDS = ("image", "speech", "text")
 
 
+@options.sampling
 def generate(
     text: Annotated[str, typer.Argument(help="What to draw or to say; for text, how it begins ('' for no prompt).")],
     to: Annotated[str | None, typer.Option(help="image, speech or text; by default as --output is named.")] = None,
@@ -35,14 +27,10 @@ def generate(
     voice: Annotated[str | None, typer.Option(help="Who speaks, by a name the model was trained with.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Length of the speech; by default the model decides.")] = None,
     length: Annotated[int | None, typer.Option(help="Tokens of the text; by default the model decides.")] = None,
-    steps: Steps = None,
-    guidance: Guidance = None,
-    temperature: Temperature = None,
-    top_p: TopP = None,
-    top_k: TopK = None,
-    sampler: SamplerName = None,
     device: Device = "auto",
     dtype: DType = "auto",
+    *,
+    given: "Overrides",
 ) -> None:
     """Draw, speak or write.
 
@@ -59,7 +47,6 @@ def generate(
     output = output or {"image": Path("out.png"), "speech": Path("out.wav"), "text": None}[kind]
     options.check_output(output, options.FILES[kind])
     pixels = options.size(size)
-    given = options.sampling(steps, guidance, temperature, top_p, top_k, sampler)
     loaded = options.load(model, device, dtype)
     with options.progress(f"making {kind}") as on_step:
         if kind == "image":

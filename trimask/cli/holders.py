@@ -36,10 +36,10 @@ def _held(holder: str) -> list[Path]:
     from trimask.hub import bundle
     from trimask.tokenizers.artifact import MANIFEST
 
-    path = Path(holder).expanduser()
-    if holder not in bundle.SHIPPED and (path / MANIFEST).is_file():
+    path = bundle.MODELS / holder / bundle.TOKENIZERS if holder in bundle.SHIPPED else Path(holder).expanduser()
+    if (path / MANIFEST).is_file():
         return [path]
-    inside = sorted(p.parent for p in path.glob(f"*/{MANIFEST}")) if holder not in bundle.SHIPPED else []
+    inside = sorted(p.parent for p in path.glob(f"*/{MANIFEST}"))
     if inside:
         return inside
     try:

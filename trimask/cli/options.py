@@ -1,5 +1,7 @@
 """Options that several commands share, and what they do with them."""
 
+import functools
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,60 +13,53 @@ import typer
 from trimask.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from trimask.hub.defaults import Overrides
     from trimask.hub.model import Model
 
 IMAGE_FILES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 AUDIO_FILES = (".wav", ".flac", ".ogg")
 TEXT_FILES = (".txt",)
 
-_SAMPLING = "Sampling (defaults come from the model)"
-
 ModelName = Annotated[
     str, typer.Option("--model", "-m", help="Shipped model, or path of a bundle, a checkpoint or a run folder.")
 ]
 Seed = Annotated[int, typer.Option(help="Same seed, same result.")]
-Steps = Annotated[int | None, typer.Option(help="Model evaluations.", rich_help_panel=_SAMPLING)]
-Guidance = Annotated[
-    float | None,
-    typer.Option(help="Classifier-free guidance w in (1+w)·conditional - w·null.", rich_help_panel=_SAMPLING),
-]
-Temperature = Annotated[
-    float | None, typer.Option(help="Of tokens; 0 takes the most probable.", rich_help_panel=_SAMPLING)
-]
-TopP = Annotated[
-    float | None, typer.Option(help="Draw from the most probable ids of this mass.", rich_help_panel=_SAMPLING)
-]
-TopK = Annotated[
-    int | None, typer.Option(help="Draw from so many most probable ids; 0: all.", rich_help_panel=_SAMPLING)
-]
-SamplerName = Annotated[
-    str | None,
-    typer.Option(help="ancestral, blockwise, confidence or random-order.", rich_help_panel=_SAMPLING),
-]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 DType = Annotated[str, typer.Option(help="Type of computing: auto, fp32 or bf16.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="File to write.")]
 
 
-def sampling(
-    steps: int | None,
-    guidance: float | None,
-    temperature: float | None,
-    top_p: float | None,
-    top_k: int | None,
-    sampler: str | None,
-) -> "Overrides":
-    """The sampling options that were given."""
-    given: dict[str, Any] = {
-        "steps": steps,
-        "guidance": guidance,
-        "temperature": temperature,
-        "top_p": top_p,
-        "top_k": top_k,
-        "sampler": sampler,
-    }
-    return {k: v for k, v in given.items() if v is not None}  # pyright: ignore[reportReturnType]
+_SAMPLING: Mapping[str, tuple[type, str]] = {
+    "steps": (int, "Model evaluations."),
+    "guidance": (float, "Classifier-free guidance w in (1+w)·conditional - w·null."),
+    "temperature": (float, "Of tokens; 0 takes the most probable."),
+    "top_p": (float, "Draw from the most probable ids of this mass."),
+    "top_k": (int, "Draw from so many most probable ids; 0: all."),
+    "sampler": (str, "ancestral, blockwise, confidence or random-order."),
+}
+"""Option of sampling -> its type and what it does."""
+
+
+def sampling(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command that takes `given: Overrides` the options of sampling; it receives those that were stated."""
+
+    @functools.wraps(command)
+    def run(**arguments: Any) -> None:
+        stated = {name: arguments.pop(name) for name in _SAMPLING}
+        command(**arguments, given={k: v for k, v in stated.items() if v is not None})
+
+    own = [p for p in inspect.signature(command).parameters.values() if p.name != "given"]
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_option(kind, does))
+        for name, (kind, does) in _SAMPLING.items()
+    ]
+    run.__signature__ = inspect.Signature([*own, *added])  # pyright: ignore[reportAttributeAccessIssue]
+    run.__annotations__ = {p.name: p.annotation for p in (*own, *added)}
+    return run
+
+
+def _option(kind: type, does: str) -> Any:
+    panel = "Sampling (defaults come from the model)"
+    return Annotated[kind | None, typer.Option(help=does, rich_help_panel=panel)]
 
 
 def load(name: str, device: str, dtype: str) -> "Model":

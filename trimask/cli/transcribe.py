@@ -1,37 +1,26 @@
 """`trimask transcribe`: write down what recordings say."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from trimask.cli import options
-from trimask.cli.options import (
-    Device,
-    DType,
-    Guidance,
-    ModelName,
-    SamplerName,
-    Seed,
-    Steps,
-    Temperature,
-    TopK,
-    TopP,
-)
+from trimask.cli.options import Device, DType, ModelName, Seed
+
+if TYPE_CHECKING:
+    from trimask.hub.defaults import Overrides
 
 
+@options.sampling
 def transcribe(
     recordings: Annotated[list[Path], typer.Argument(help="Audio files (wav, flac, ogg, mp3), any rate.")],
     model: ModelName = "nano",
     seed: Seed = 0,
-    steps: Steps = None,
-    guidance: Guidance = None,
-    temperature: Temperature = None,
-    top_p: TopP = None,
-    top_k: TopK = None,
-    sampler: SamplerName = None,
     device: Device = "auto",
     dtype: DType = "auto",
+    *,
+    given: "Overrides",
 ) -> None:
     """Write down what recordings say.
 
@@ -44,7 +33,6 @@ def transcribe(
     from trimask.hub.media import existing
 
     files = [existing(r) for r in recordings]
-    given = options.sampling(steps, guidance, temperature, top_p, top_k, sampler)
     loaded = options.load(model, device, dtype)
     with options.progress("listening") as on_step:
         texts = loaded.transcribe(list(files), seed=seed, on_step=on_step, **given)
