@@ -20,8 +20,8 @@ def vocabulary(stack: bool = False, positions="axial") -> Vocabulary:
     return Vocabulary(
         modalities=(
             Modality(name="text", grid="line", codes=40, buckets=(6, 12)),
-            Modality(name="image", grid="plane", codes=30),
-            Modality(name="audio", grid="frames", codes=20, levels=2, stack=stack, buckets=(6,)),
+            Modality(name="image", grid="plane", codes=30, digits=(5, 6)),
+            Modality(name="audio", grid="frames", codes=20, levels=2, digits=(4, 5), stack=stack, buckets=(6,)),
         ),
         positions=positions,
     )

@@ -11,18 +11,18 @@ from trimask.model.config import ModelConfig
 from trimask.model.transformer import Transformer
 
 
-def vocabulary(stack: bool = False, codes: int = 300) -> Vocabulary:
+def vocabulary(stack: bool = False, codes: int = 300, digits: tuple[int, ...] = ()) -> Vocabulary:
     return Vocabulary(
         modalities=(
             Modality(name="text", grid="line", codes=codes),
-            Modality(name="image", grid="plane", codes=64),
+            Modality(name="image", grid="plane", codes=64, digits=digits),
             Modality(name="audio", grid="frames", codes=16, levels=4, stack=stack),
         )
     )
 
 
 CONFIGS = {
-    "nano": ModelConfig(vocabulary=vocabulary(codes=4096)),
+    "nano": ModelConfig(vocabulary=vocabulary(codes=4096, digits=(4, 4, 4))),
     "deep": ModelConfig(vocabulary=vocabulary(), depth=9, width=96, head_dim=32, mlp_ratio=3.0),
     "stacked": ModelConfig(vocabulary=vocabulary(stack=True), depth=2, width=64, head_dim=32),
     "paper 3B": ModelConfig(vocabulary=vocabulary(codes=100_000), depth=24, width=3072, head_dim=128),

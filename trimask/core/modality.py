@@ -10,6 +10,7 @@ specials MASK, PAD, BOS, one token per task, two opening tokens per kind; padded
 its level, where levels have codes of their own) plus END and FILL.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -47,6 +48,9 @@ class Modality:
     buckets: tuple[int, ...] = chz.field(
         default=(), doc="free lengths a target may be filled up to, END included; empty: always exact"
     )
+    digits: tuple[int, ...] = chz.field(
+        default=(), doc="codes are numbers with digits of these bases, lowest first; the model shares what it learns"
+    )
 
     @chz.validate
     def _check(self):
@@ -58,6 +62,8 @@ class Modality:
             raise UsageError(f"modality {self.name}: a picture has no free length; leave buckets empty")
         if tuple(sorted(set(self.buckets))) != tuple(self.buckets):
             raise UsageError(f"modality {self.name}: buckets must increase, got {self.buckets}")
+        if self.digits and math.prod(self.digits) != self.codes:
+            raise UsageError(f"modality {self.name}: digits {self.digits} do not make {self.codes} codes")
 
     @property
     def width(self) -> int:
@@ -134,6 +140,21 @@ class Vocabulary:
                 start = self.offsets[m] + (0 if row.shared else c * row.codes)
                 out.append(Alphabet(m, c, start, row.codes, end, end + 1))
         return tuple(out)
+
+    def digits(self) -> np.ndarray:
+        """bool (size, F): which digit values an id is made of; a column for every value of every digit of a level.
+
+        Ids of modalities without digits, END, FILL and special ids have none.
+        """
+        columns = []
+        for start, row in {a.start: self.modalities[a.modality] for a in self.alphabets}.items():
+            rest = np.arange(row.codes)
+            for base in row.digits:
+                has = np.zeros((self.size, base), bool)
+                has[start + np.arange(row.codes), rest % base] = True
+                columns.append(has)
+                rest //= base
+        return np.concatenate(columns, 1) if columns else np.zeros((self.size, 0), bool)
 
     def modality(self, kind: str) -> int:
         """Index of the modality of a kind of segment."""

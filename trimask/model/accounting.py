@@ -1,8 +1,8 @@
 """What a model costs: exact parameter counts, FLOPs of a step, and an estimate of training memory.
 
 A multiply-add counts as two FLOPs. Counted are the matrix products, attention over all P x P pairs
-included (masked pairs are computed too); norms, softmax and embedding lookups are not. A backward
-pass costs twice its forward pass.
+included (masked pairs are computed too); norms, softmax, embedding lookups and sums of digits' vectors
+are not. A backward pass costs twice its forward pass.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,11 +36,12 @@ class Parameters:
 def parameters(config: ModelConfig) -> Parameters:
     """Exact counts for a configuration, without building the model."""
     v, d = config.vocabulary, config.width
+    digits = v.digits().shape[1]
     block = 4 * d * d + 3 * d * config.hidden + 2 * d + 2 * config.head_dim
     return Parameters(
-        embedding=d * (v.size + 1 + len(v.kinds) + 1 + len(v.alphabets)),
+        embedding=d * (v.size + digits + 1 + len(v.kinds) + 1 + len(v.alphabets)),
         body=config.depth * block,
-        head=d * v.size + d + sum(d * d for _ in _stacked(config)),
+        head=d * (v.size + digits) + d + sum(d * d for _ in _stacked(config)),
     )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trimask.core.canvas import Canvas, Query
@@ -26,8 +27,26 @@ def attention_mask(segment_BP: Tensor, sees_BGG: Tensor) -> Tensor:
     return (allowed_BPP | own).unsqueeze(1)
 
 
+class Digits(nn.Module):
+    """Vectors (V, D) to be added to a table of ids: the sum of those of an id's digits.
+
+    A code of finite scalar quantization is a number whose digits are the levels of its dimensions. Codes
+    that share a digit look or sound alike, and what is learned of one serves the others.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, width: int):
+        super().__init__()
+        has_VF = torch.from_numpy(vocabulary.digits()).float()
+        self.register_buffer("has_VF", has_VF, persistent=False)
+        self.weight = nn.Parameter(torch.empty(has_VF.shape[1], width))
+
+    def forward(self, ids: slice = slice(None)) -> Tensor:
+        """(V, D), or the rows of a range of ids."""
+        return self.has_VF[ids] @ self.weight
+
+
 class Embedding(nn.Module):
-    """Sum of the embeddings of id, kind and alphabet; the tokens of one slot are summed."""
+    """Sum of the embeddings of id (and its digits), kind and alphabet; the tokens of one slot are summed."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -35,11 +54,13 @@ class Embedding(nn.Module):
         self.stacked = config.stacked
         self.pad = v.pad
         self.token = nn.Embedding(v.size, config.width)
+        self.digits = Digits(v, config.width)
         self.kind = nn.Embedding(1 + len(v.kinds), config.width)
         self.alphabet = nn.Embedding(1 + len(v.alphabets), config.width)
 
     def forward(self, canvas: Canvas) -> Tensor:
-        x_BLD = self.token(canvas.ids_BL) + self.kind(canvas.kind_BL) + self.alphabet(canvas.alphabet_BL + 1)
+        table_VD = self.token.weight + self.digits()
+        x_BLD = F.embedding(canvas.ids_BL, table_VD) + self.kind(canvas.kind_BL) + self.alphabet(canvas.alphabet_BL + 1)
         if not self.stacked:
             return x_BLD
         b, p = canvas.segment_BP.shape
@@ -67,6 +88,7 @@ class Head(nn.Module):
         self.vocabulary: Vocabulary = v
         self.norm = RMSNorm(config.width)
         self.weight = nn.Parameter(torch.empty(v.size, config.width))
+        self.digits = Digits(v, config.width)
         self.level = nn.ModuleDict(
             {
                 str(a): Linear(config.width, config.width)
@@ -82,13 +104,14 @@ class Head(nn.Module):
     def restricted(self, x_ND: Tensor, alphabet: int) -> Tensor:
         """Logits (N, A) in fp32; column j belongs to id `alphabets[alphabet].ids[j]`."""
         row = self.vocabulary.alphabets[alphabet]
-        codes = self.weight[row.start : row.start + row.codes]
+        ids = slice(row.start, row.start + row.codes)
+        codes = self.weight[ids] + self.digits(ids)
         weight_AD = torch.cat([codes, self.weight[row.end : row.fill + 1]])
-        return nn.functional.linear(self.hidden(x_ND, alphabet), weight_AD.to(x_ND.dtype)).float()
+        return F.linear(self.hidden(x_ND, alphabet), weight_AD.to(x_ND.dtype)).float()
 
     def joint(self, x_ND: Tensor, alphabet: int) -> Tensor:
         """Logits (N, V) in fp32 over the whole joint vocabulary, for comparison."""
-        return nn.functional.linear(self.hidden(x_ND, alphabet), self.weight.to(x_ND.dtype)).float()
+        return F.linear(self.hidden(x_ND, alphabet), (self.weight + self.digits()).to(x_ND.dtype)).float()
 
 
 class Transformer(nn.Module):
@@ -138,7 +161,7 @@ def initialise(model: Transformer, seed: int) -> None:
 
     | tensor | distribution |
     | --- | --- |
-    | token, kind and alphabet embeddings; head | N(0, init_std^2) |
+    | embeddings of tokens, digits, kinds and alphabets; head | N(0, init_std^2) |
     | matrices of a block, level maps of the head | N(0, 1/(4 fan_in)) |
     | norm gains | 1 |
 
@@ -149,7 +172,7 @@ def initialise(model: Transformer, seed: int) -> None:
     for name, p in model.named_parameters():
         if name.endswith("norm.weight"):
             p.fill_(1.0)
-        elif name.startswith("embedding.") or name == "head.weight":
+        elif name.startswith("embedding.") or name in ("head.weight", "head.digits.weight"):
             p.normal_(0.0, std, generator=generator)
         elif p.ndim == 2:
             p.normal_(0.0, 0.5 * p.shape[1] ** -0.5, generator=generator)

@@ -131,9 +131,8 @@ class AudioTokenizer(Tokenizer[Audio]):
 
     @property
     def modality(self) -> Modality:
-        return Modality(
-            name="audio", grid="frames", codes=self.settings.codes, levels=self.settings.codebooks, shared=False
-        )
+        s = self.settings
+        return Modality(name="audio", grid="frames", codes=s.codes, levels=s.codebooks, digits=s.levels)
 
     @cached_property
     def fingerprint(self) -> str:
