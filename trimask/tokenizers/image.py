@@ -35,7 +35,7 @@ class ImageSettings:
     levels: tuple[int, ...] = chz.field(default=(8, 4, 4, 4, 4), doc="FSQ levels of a code's dimensions")
     width: int = chz.field(default=64, doc="channels at half of the picture's resolution")
     inner: int = chz.field(default=96, doc="channels at the resolution of the codes")
-    encoder_blocks: tuple[int, int] = chz.field(default=(1, 1), doc="residual blocks: half, code resolution")
+    encoder_blocks: tuple[int, int] = chz.field(default=(1, 2), doc="residual blocks: half, code resolution")
     decoder_blocks: tuple[int, int] = chz.field(default=(2, 2), doc="residual blocks: code, half resolution")
 
     @property
@@ -44,15 +44,19 @@ class ImageSettings:
 
 
 class ImageAutoencoder(nn.Module):
-    """Pixels in [-1, 1] to codes and back. FSQ: Mentzer et al. 2023, arXiv 2309.15505."""
+    """Pixels in [-1, 1] to codes and back. FSQ: Mentzer et al. 2023, arXiv 2309.15505.
+
+    The encoder sees the cell of a code and two pixels around it, the decoder far more: what stands in a
+    cell decides its code, so a model has few codes to learn for each thing, and blank cells stay blank.
+    """
 
     def __init__(self, settings: ImageSettings):
         super().__init__()
         half, inner, dims = settings.width, settings.inner, len(settings.levels)
         self.stem = Conv2d(3 * 4, half, 3, padding=1)
-        self.encoder_half = blocks(Conv2d, half, settings.encoder_blocks[0])
+        self.encoder_half = blocks(Conv2d, half, settings.encoder_blocks[0], kernel=1)
         self.down = Conv2d(half, inner, 2, stride=2)
-        self.encoder_inner = blocks(Conv2d, inner, settings.encoder_blocks[1])
+        self.encoder_inner = blocks(Conv2d, inner, settings.encoder_blocks[1], kernel=1)
         self.to_code = Conv2d(inner, dims, 1)
         self.quantizer = FSQ(list(settings.levels))
         self.register_buffer("levels", torch.tensor(settings.levels), persistent=False)
@@ -140,7 +144,9 @@ class ImageTokenizer(Tokenizer[np.ndarray]):
 
     @property
     def modality(self) -> Modality:
-        return Modality(name="image", grid="plane", codes=self.settings.codes, schedule="cosine")
+        return Modality(
+            name="image", grid="plane", codes=self.settings.codes, schedule="cosine", digits=self.settings.levels
+        )
 
     @cached_property
     def fingerprint(self) -> str:

@@ -61,6 +61,6 @@ class ResidualBlock(nn.Module):
         return x_BD + self.outer(F.silu(self.inner(F.silu(self.norm(x_BD)))))
 
 
-def blocks(conv: type[Conv1d] | type[Conv2d], channels: int, count: int) -> nn.Sequential:
+def blocks(conv: type[Conv1d] | type[Conv2d], channels: int, count: int, kernel: int = 3) -> nn.Sequential:
     """`count` residual blocks in a row."""
-    return nn.Sequential(*(ResidualBlock(conv, channels) for _ in range(count)))
+    return nn.Sequential(*(ResidualBlock(conv, channels, kernel) for _ in range(count)))

@@ -29,7 +29,7 @@ from trimask.data.world.splits import SPLITS, Split, novelty, part_of_split, par
 
 Kind = Literal["scenes", "speech", "spoken-scenes", "text"]
 
-VERSION = 1
+VERSION = 2
 """Raised with every change after which equal settings give other items."""
 LICENCE = "CC0-1.0"
 """Of what the world draws and speaks; its text has the licence of Python's documentation."""
