@@ -7,7 +7,7 @@ import pytest
 
 from trimask.data.world.draw import PALETTE, REACH, SIDE, render
 from trimask.data.world.grammar import COLOURS, RELATIONS, SHAPES, Pair, parse
-from trimask.data.world.scenes import EDGE, GAP, GRID, OBJECTS_SHARE, sample
+from trimask.data.world.scenes import GAP, OBJECTS_SHARE, sample
 from trimask.data.world.splits import SPLITS, novelty, part_of, part_of_pair, part_of_split
 
 N = 1500
