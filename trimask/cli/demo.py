@@ -32,10 +32,10 @@ def demo(
     """Generate with the shipped model, train one from scratch on the built-in world, and grade it.
 
     Takes about 17 minutes on two cores, and three quarters of an hour more where the tokenizers are trained
-    too (--scratch, or no model ships with this version). Interrupt it whenever you like: the same command goes on.
+    too (--scratch). Interrupt it whenever you like: the same command goes on.
 
     \b
-    OUT/nano/            what the shipped model makes
+    OUT/nano/            what the shipped model makes (where one ships)
     OUT/model/           the run: curves, samples and checkpoints of the model trained here
     OUT/report.html      pictures, recordings and grades of that model
     """

@@ -38,6 +38,7 @@ class Digits(nn.Module):
         super().__init__()
         has_VF = torch.from_numpy(vocabulary.digits()).float()
         self.register_buffer("has_VF", has_VF, persistent=False)
+        self.has_VF: Tensor
         self.weight = nn.Parameter(torch.empty(has_VF.shape[1], width))
 
     def forward(self, ids: slice = slice(None)) -> Tensor:

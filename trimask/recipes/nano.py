@@ -21,6 +21,8 @@ SETS = Path("sets")
 TOKENIZERS = Path("tokenizers")
 
 SLOTS, TOKENS, ROWS = 256, 512, 16
+ROPE_BASE = 100
+"""Pictures are 8 codes wide and rows have 256 positions: no longer wavelengths are needed."""
 WEIGHTS: Mapping[str, float] = {
     "scenes": 0.24,
     "fashion": 0.05,
@@ -61,21 +63,28 @@ ROW_SETTINGS: Mapping[str, RowSettings] = {
 """How each modality is masked and weighed; `dev/LOG.md` has the comparisons behind it."""
 
 
-def stream(folder: Path, names: Mapping[str, float], seed: int = 0) -> StreamConfig:
-    """A mixture of the prepared sets below `folder` in the given shares."""
+def stream(
+    folder: Path, names: Mapping[str, float], tasks: Mapping[str, float] = TASK_WEIGHTS, seed: int = 0
+) -> StreamConfig:
+    """A mixture of the prepared sets below `folder` in the given shares, their tasks drawn by weight."""
     sources = tuple(
         SourceConfig(path=str(folder / name), weight=weight, tasks=TASKS.get(name, ()))
         for name, weight in names.items()
     )
-    return StreamConfig(sources=sources, tasks=TASK_WEIGHTS, rows=ROWS, slots=SLOTS, tokens=TOKENS, seed=seed)
+    return StreamConfig(sources=sources, tasks=tasks, rows=ROWS, slots=SLOTS, tokens=TOKENS, seed=seed)
 
 
 def run(
-    name: str, weights: Mapping[str, float], budget: Budget, sets: Path = SETS, tokenizers: Path = TOKENIZERS
+    name: str,
+    weights: Mapping[str, float],
+    budget: Budget,
+    sets: Path = SETS,
+    tokenizers: Path = TOKENIZERS,
+    tasks: Mapping[str, float] = TASK_WEIGHTS,
 ) -> "chz.Blueprint[TrainConfig]":
-    """A nano-sized run on the sets of `recipes.sets` named in `weights`."""
+    """A run of nano's shape on the sets of `recipes.sets` named in `weights`."""
     folders = tuple(str(tokenizers / part) for part in ("text", "image", "audio"))
-    validation = Validation(data=stream(sets / "validation", weights, seed=1), batches=6, every=1000)
+    validation = Validation(data=stream(sets / "validation", weights, tasks, seed=1), batches=6, every=1000)
     return chz.Blueprint(TrainConfig).apply(
         {
             "run": name,
@@ -83,7 +92,8 @@ def run(
             "model.vocabulary": vocabulary,
             "model.vocabulary.tokenizers": Reference("tokenizers"),
             "model.vocabulary.rows": ROW_SETTINGS,
-            **spread("data", stream(sets / "train", weights)),
+            "model.rope_base": ROPE_BASE,
+            **spread("data", stream(sets / "train", weights, tasks)),
             **spread("validation", validation),
             **spread("budget", budget),
             "optimizer.rate": 2**-8,

@@ -43,11 +43,11 @@ class NanoTokenizers:
     held_out: int = chz.field(default=100, doc="at most so many held-out records of each set are measured")
     graded: int = chz.field(default=1_000, doc="held-out world scenes that are graded after a round trip")
     image: TokenizerTraining = chz.field(
-        default_factory=lambda: TokenizerTraining(objective=ImageObjective(), steps=6000),
+        default_factory=lambda: TokenizerTraining(objective=ImageObjective(), steps=4500),
         doc="training of the image tokenizer",
     )
     audio: TokenizerTraining = chz.field(
-        default_factory=lambda: TokenizerTraining(objective=AudioObjective(), steps=8000, batch=32),
+        default_factory=lambda: TokenizerTraining(objective=AudioObjective(), steps=6000, batch=32),
         doc="training of the audio tokenizer",
     )
 
