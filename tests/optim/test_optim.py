@@ -146,14 +146,14 @@ def test_norms_and_clipping():
     whole = torch.cat([p.grad.flatten() for p in network.parameters()]).norm()
     norm = gradients.total(parts)
     torch.testing.assert_close(norm, whole)
-    direction = network.head.weight.grad / norm
+    direction = network.head.table.weight.grad / norm
     gradients.clip(network.parameters(), norm, 0.5)
     after = gradients.total(gradients.norms(groups))
     assert float(after) == pytest.approx(0.5, rel=1e-4)
-    torch.testing.assert_close(network.head.weight.grad, 0.5 * direction, rtol=1e-4, atol=1e-8)
-    kept = network.head.weight.grad.clone()
+    torch.testing.assert_close(network.head.table.weight.grad, 0.5 * direction, rtol=1e-4, atol=1e-8)
+    kept = network.head.table.weight.grad.clone()
     gradients.clip(network.parameters(), after, 1.0)
-    assert torch.equal(network.head.weight.grad, kept)
+    assert torch.equal(network.head.table.weight.grad, kept)
     network.zero_grad(set_to_none=True)
     assert float(gradients.total(gradients.norms(groups))) == 0.0
 
@@ -170,7 +170,7 @@ def test_average_of_constant_weights_is_the_weights_and_swapping_is_exact():
     average.update(2)
     moved = {n: v.clone() for n, v in average.weights.items()}
     # decay after step 2 is min(0.9, 3/12): three quarters of the way to the new weights.
-    assert float((moved["head.weight"] - trained["head.weight"]).mean()) == pytest.approx(-0.25, abs=1e-6)
+    assert float((moved["head.table.weight"] - trained["head.table.weight"]).mean()) == pytest.approx(-0.25, abs=1e-6)
     with average.applied():
         assert all(torch.equal(moved[n], p) for n, p in network.named_parameters())
     assert all(torch.equal(trained[n], p) for n, p in network.named_parameters())

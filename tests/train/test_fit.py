@@ -96,7 +96,7 @@ def test_a_run_is_a_model_with_its_tokenizers_and_manifests(folder, tmp_path):
     bundle = load_bundle(find(result.folder))
     assert bundle.tokenizers["text"].decode(bundle.tokenizers["text"].encode(["red circle"])) == ["red circle"]
     assert bundle.manifests[0]["fingerprint"] == record.read_json(folder / "train" / "manifest.json")["fingerprint"]
-    assert np.prod(bundle.model.head.weight.shape) > 0
+    assert np.prod(bundle.model.head.table.weight.shape) > 0
 
 
 def test_data_of_another_tokenizer_is_refused(folder, tmp_path):

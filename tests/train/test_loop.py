@@ -298,8 +298,8 @@ def test_a_checkpoint_is_a_bundle_with_the_averaged_weights(tmp_path):
     folder = checkpoint.found(tmp_path / "run" / "checkpoints")[0]
     bundle = load_bundle(folder)
     trained = load_file(folder / "training.safetensors")
-    assert torch.equal(bundle.model.head.weight, weights(tmp_path / "run")["head.weight"])
-    assert not torch.equal(bundle.model.head.weight, trained["model.head.weight"])
+    assert torch.equal(bundle.model.head.table.weight, weights(tmp_path / "run")["head.table.weight"])
+    assert not torch.equal(bundle.model.head.table.weight, trained["model.head.table.weight"])
     assert bundle.train["config"]["budget.steps"] == 5
 
 

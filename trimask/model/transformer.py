@@ -1,7 +1,9 @@
 """The network: canvas and queries in, logits out; and all of its initialisation."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,8 +29,8 @@ def attention_mask(segment_BP: Tensor, sees_BGG: Tensor) -> Tensor:
     return (allowed_BPP | own).unsqueeze(1)
 
 
-class Digits(nn.Module):
-    """Vectors (V, D) to be added to a table of ids: the sum of those of an id's digits.
+class IdTable(nn.Module):
+    """A vector for every id (V, D). A code that is made of digits adds their vectors to its own.
 
     A code of finite scalar quantization is a number whose digits are the levels of its dimensions. Codes
     that share a digit look or sound alike, and what is learned of one serves the others.
@@ -36,14 +38,34 @@ class Digits(nn.Module):
 
     def __init__(self, vocabulary: Vocabulary, width: int):
         super().__init__()
-        has_VF = torch.from_numpy(vocabulary.digits()).float()
-        self.register_buffer("has_VF", has_VF, persistent=False)
-        self.has_VF: Tensor
-        self.weight = nn.Parameter(torch.empty(has_VF.shape[1], width))
+        has_VF = vocabulary.digits()
+        codes = {row.start: row.start + row.codes for row in vocabulary.alphabets}
+        edges = sorted({0, *codes, *codes.values(), vocabulary.size})
+        self.ranges = [*pairwise(edges)]
+        self.columns: list[slice] = []
+        for number, (first, end) in enumerate(self.ranges):
+            used = np.flatnonzero(has_VF[first:end].any(0))
+            self.columns.append(slice(used[0], used[-1] + 1) if len(used) else slice(0))
+            has = torch.from_numpy(has_VF[first:end, self.columns[-1]]).float()
+            self.register_buffer(f"has_{number}", has, persistent=False)
+        self.weight = nn.Parameter(torch.empty(vocabulary.size, width))
+        self.digits = nn.Parameter(torch.empty(has_VF.shape[1], width))
 
-    def forward(self, ids: slice = slice(None)) -> Tensor:
-        """(V, D), or the rows of a range of ids."""
-        return self.has_VF[ids] @ self.weight
+    def pieces(self) -> dict[int, Tensor]:
+        """The rows of each range of ids, by its first id: the codes of an alphabet, or what lies between.
+
+        Take them once a forward pass: the gradient of one split is one concatenation, that of a slice
+        is a table of zeros.
+        """
+        cut = self.weight.split([end - first for first, end in self.ranges])
+        out = {}
+        for number, ((first, _), columns, own) in enumerate(zip(self.ranges, self.columns, cut, strict=True)):
+            has = self.get_buffer(f"has_{number}")
+            out[first] = own + has @ self.digits[columns] if has.shape[1] else own
+        return out
+
+    def forward(self) -> Tensor:
+        return torch.cat([*self.pieces().values()])
 
 
 class Embedding(nn.Module):
@@ -54,14 +76,13 @@ class Embedding(nn.Module):
         v = config.vocabulary
         self.stacked = config.stacked
         self.pad = v.pad
-        self.token = nn.Embedding(v.size, config.width)
-        self.digits = Digits(v, config.width)
+        self.token = IdTable(v, config.width)
         self.kind = nn.Embedding(1 + len(v.kinds), config.width)
         self.alphabet = nn.Embedding(1 + len(v.alphabets), config.width)
 
     def forward(self, canvas: Canvas) -> Tensor:
-        table_VD = self.token.weight + self.digits()
-        x_BLD = F.embedding(canvas.ids_BL, table_VD) + self.kind(canvas.kind_BL) + self.alphabet(canvas.alphabet_BL + 1)
+        x_BLD = F.embedding(canvas.ids_BL, self.token())
+        x_BLD = x_BLD + self.kind(canvas.kind_BL) + self.alphabet(canvas.alphabet_BL + 1)
         if not self.stacked:
             return x_BLD
         b, p = canvas.segment_BP.shape
@@ -88,8 +109,7 @@ class Head(nn.Module):
         v = config.vocabulary
         self.vocabulary: Vocabulary = v
         self.norm = RMSNorm(config.width)
-        self.weight = nn.Parameter(torch.empty(v.size, config.width))
-        self.digits = Digits(v, config.width)
+        self.table = IdTable(v, config.width)
         self.level = nn.ModuleDict(
             {
                 str(a): Linear(config.width, config.width)
@@ -102,17 +122,23 @@ class Head(nn.Module):
         x_ND = self.norm(x_ND)
         return x_ND + self.level[str(alphabet)](x_ND) if str(alphabet) in self.level else x_ND
 
-    def restricted(self, x_ND: Tensor, alphabet: int) -> Tensor:
-        """Logits (N, A) in fp32; column j belongs to id `alphabets[alphabet].ids[j]`."""
-        row = self.vocabulary.alphabets[alphabet]
-        ids = slice(row.start, row.start + row.codes)
-        codes = self.weight[ids] + self.digits(ids)
-        weight_AD = torch.cat([codes, self.weight[row.end : row.fill + 1]])
-        return F.linear(self.hidden(x_ND, alphabet), weight_AD.to(x_ND.dtype)).float()
+    def forward(self, x_ND: Sequence[Tensor], alphabets: Sequence[int], joint: bool = False) -> list[Tensor]:
+        """Logits in fp32 of the positions of each alphabet: (N, A), column j belonging to `ids[j]`.
 
-    def joint(self, x_ND: Tensor, alphabet: int) -> Tensor:
-        """Logits (N, V) in fp32 over the whole joint vocabulary, for comparison."""
-        return F.linear(self.hidden(x_ND, alphabet), (self.weight + self.digits()).to(x_ND.dtype)).float()
+        With `joint` (N, V) over the whole joint vocabulary, for comparison.
+        """
+        pieces = self.table.pieces()
+        whole = [torch.cat([*pieces.values()])] * len(alphabets) if joint else None
+        tables = whole or [self._scored(pieces, a) for a in alphabets]
+        return [
+            F.linear(self.hidden(x, a), table.to(x.dtype)).float()
+            for x, a, table in zip(x_ND, alphabets, tables, strict=True)
+        ]
+
+    def _scored(self, pieces: dict[int, Tensor], alphabet: int) -> Tensor:
+        """Rows of the codes of an alphabet, of END and of FILL."""
+        row = self.vocabulary.alphabets[alphabet]
+        return torch.cat([pieces[row.start], pieces[row.end][:2]])
 
 
 class Transformer(nn.Module):
@@ -147,8 +173,7 @@ class Transformer(nn.Module):
         """Logits in fp32 of each query: (N, A) over its alphabet, or (N, V) with `joint`."""
         x_BPD = self.hidden(canvas).flatten(0, 1)
         slot = slots(canvas)
-        score = self.head.joint if joint else self.head.restricted
-        return [score(x_BPD[slot[q.index_N]], q.alphabet) for q in queries]
+        return self.head([x_BPD[slot[q.index_N]] for q in queries], [q.alphabet for q in queries], joint)
 
     def compiled(self) -> "Transformer":
         """Compile the blocks (static shapes); embedding and head stay eager."""
@@ -173,7 +198,7 @@ def initialise(model: Transformer, seed: int) -> None:
     for name, p in model.named_parameters():
         if name.endswith("norm.weight"):
             p.fill_(1.0)
-        elif name.startswith("embedding.") or name in ("head.weight", "head.digits.weight"):
+        elif name.startswith("embedding.") or name.startswith("head.table."):
             p.normal_(0.0, std, generator=generator)
         elif p.ndim == 2:
             p.normal_(0.0, 0.5 * p.shape[1] ** -0.5, generator=generator)
