@@ -30,6 +30,7 @@ from trimask.evaluation.recognizer import Recognizer, train_recognizer
 from trimask.evaluation.senses import ImageSense, SoundSense
 from trimask.evaluation.speaker import COSINE, CROP, Speaker
 from trimask.evaluation.transcripts import word_errors
+from trimask.recipes.sets import WHERE
 from trimask.tokenizers import artifact
 from trimask.tokenizers.contract import Tokenizer
 
@@ -110,9 +111,11 @@ def spoken(split: str, count: int, console: Console, seed: int = SEED) -> list[I
 
 
 def real(config: JudgesConfig, name: str, split: str) -> list[Item]:
-    """The items of a real set; a bad record stops, since these sets are known to be whole."""
+    """The items of a real set whose licence lets us ship what learns from them; a bad record stops, since
+    these sets are known to be whole."""
     items = []
-    for item in read(f"{Path(config.data) / name}:{split}"):
+    chosen = f"?where={WHERE[name]}" if name in WHERE else ""
+    for item in read(f"{Path(config.data) / name}:{split}{chosen}"):
         if not isinstance(item, Item):
             raise DataError(f"{name}:{split} cannot be used to train a judge: {item}")
         items.append(item)

@@ -17,6 +17,8 @@ from trimask.data.prepare import Prepared, prepare
 from trimask.tokenizers.artifact import load
 from trimask.tokenizers.contract import Tokenizer
 
+WHERE: Mapping[str, str] = {"spoken-words": "licence:CC BY-SA*"}
+"""Public set -> the records that weights we ship may be trained on; the rest of this one is under the GPL."""
 LOUDNESS = "loudness=-23"
 """Recordings of one set differ much in level; this is EBU R 128's target, taken as RMS."""
 
@@ -41,7 +43,7 @@ def public(data: Path | str, split: str = "train") -> dict[str, tuple[str, ...]]
     Left out: `stamps`, and the recordings of `spoken-words` that are under the GPL.
     """
     root = Path(data)
-    clean = "where=licence:CC BY-SA*"
+    clean = f"where={WHERE['spoken-words']}"
     return {
         "books": (f"{root / 'classic-books'}:{split}",),
         "sentences": (f"{root / 'tatoeba-en'}:{split}",),

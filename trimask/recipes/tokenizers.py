@@ -15,6 +15,7 @@ from trimask.data.readers.source import Source
 from trimask.data.world.grade import grade
 from trimask.data.world.source import World
 from trimask.data.world.splits import Split
+from trimask.recipes.sets import WHERE
 from trimask.tokenizers.artifact import MANIFEST, load
 from trimask.tokenizers.contract import Tokenizer
 from trimask.tokenizers.objectives import AudioObjective, ImageObjective
@@ -139,7 +140,7 @@ def _audio(config: NanoTokenizers, console: Console) -> Tokenizer:
     held_out = {"world": _first("speech", World(kind="speech", split="test", count=config.held_out))}
     for name, weight, options in (
         ("fsdd", 0.15, {}),
-        ("spoken-words", 0.1, {"where": ("licence:CC BY-SA*",)}),
+        ("spoken-words", 0.1, {}),
         ("read-speech", 0.125, {}),
         ("spoken-orders", 0.125, {}),
     ):
@@ -178,7 +179,7 @@ def _finished(config: NanoTokenizers, part: str, tokenizer: Tokenizer, held_out:
 
 def _public(config: NanoTokenizers, name: str, split: str, **options: Any) -> Source | None:
     """A split of a public set, or None where the recipe runs on the built-in world alone."""
-    options = {"limit": config.limit} | options
+    options = {"limit": config.limit, "where": (WHERE[name],) if name in WHERE else ()} | options
     return Source(path=str(Path(config.data) / name), split=split, **options) if config.data else None
 
 
