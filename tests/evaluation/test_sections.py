@@ -69,7 +69,7 @@ def test_real_scenes_are_all_correct_and_other_scenes_are_not(scenes: Evaluation
     # Two held-out scenes of one object can be alike.
     assert false["all correct"].value <= 0.1
     assert 0 < false["single attributes correct"].value < 0.8
-    assert {"all correct, held-out pair", "all correct, held-out set"} <= set(true)
+    assert {"all correct, held-out group", "all correct, held-out set"} <= set(true)
     assert sum(r.n for m, r in true.items() if m.endswith(("object", "objects"))) == 40
 
 

@@ -17,10 +17,16 @@ if TYPE_CHECKING:
     from trimask.evaluation.sets import EvaluationSet
     from trimask.hub.model import Model
 
-WORLD = {"scenes": 1000, "speech": 300, "text": 1000}
-"""Kind of the built-in world -> items of its evaluation set."""
+WORLD = {
+    "world-scenes": ("scenes", "test", 1000),
+    "world-scenes-seen": ("scenes", "test-seen", 1000),
+    "world-scenes-pairs": ("scenes", "test-pairs", 1000),
+    "world-speech": ("speech", "test", 300),
+    "world-text": ("text", "test", 1000),
+}
+"""Evaluation set of the built-in world -> its kind, split and number of items."""
 TRAIN = {"speech": 100, "text": 4000}
-"""The same -> items of the training part that its figures need."""
+"""Kind -> items of the training part that its figures need."""
 SHIPPED = Path(__file__).parents[1] / "models" / "judges"
 TASKS = ("text", "text>image", "image>text", "text>speech", "speech>text")
 """Tasks whose likelihood is measured where a set and the model allow it."""
@@ -73,7 +79,7 @@ def evaluate(
     loaded = options.load(model, device, dtype)
     folder = judges or (SHIPPED if SHIPPED.is_dir() else None)
     graders = load_judges(folder) if folder else Judges()
-    sets = [*(_world(kind, loaded) for kind in WORLD if world)]
+    sets = [*(_world(name, loaded) for name in WORLD if world)]
     sets += [_set(s, items, label, loaded, graders.classes) for s in sources]
     training = _run_folder(loaded)
     run(
@@ -89,17 +95,21 @@ def evaluate(
     )
 
 
-def _world(kind: str, model: "Model") -> "EvaluationSet":
+def _world(name: str, model: "Model") -> "EvaluationSet":
     from trimask.data.world.source import World
     from trimask.evaluation.sets import EvaluationSet
+
+    kind, chosen, count = WORLD[name]
 
     def part(split: str, count: int) -> list[Any]:
         return list(World(kind=kind, split=split, count=count))  # pyright: ignore[reportArgumentType]
 
     # Text needs a baseline's training text; speech a clip of every voice that is not the graded one.
     train = part("train", TRAIN[kind]) if kind in TRAIN else []
-    found = part("test", WORLD[kind])
-    return EvaluationSet(f"world-{kind}", "test", found, train, tasks=_tasks(found[0].parts, model))
+    found = part(chosen, count)
+    # The further splits of the scenes are for comparison; one likelihood is enough.
+    tasks = _tasks(found[0].parts, model) if chosen == "test" else ()
+    return EvaluationSet(name, chosen, found, train, tasks=tasks)
 
 
 def _set(source: str, limit: int, label: str, model: "Model", judged: Container[str]) -> "EvaluationSet":

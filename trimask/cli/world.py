@@ -16,7 +16,7 @@ def world(
     out: Annotated[Path, typer.Argument(help="Folder to write to; it must not exist or be empty.")],
     kind: Annotated[str, typer.Option(help="scenes, speech, spoken-scenes or text.")] = "scenes",
     count: Annotated[int, typer.Option(help="Number of items.", min=1)] = 12,
-    split: Annotated[str, typer.Option(help="train, validation, test or test-seen.")] = "train",
+    split: Annotated[str, typer.Option(help="train, validation, test, test-seen or test-pairs.")] = "train",
     seed: Annotated[int, typer.Option(help="Same seed, same items.")] = 0,
 ) -> None:
     """Write items of the built-in world to look at.

@@ -64,7 +64,12 @@ def scene_table(grades: Sequence[Grade], items: Sequence[Item], coded: Sequence[
     groups = {f"all correct, {n} object{'s' * (n > 1)}": [o == n for o in objects] for n in sorted(set(objects))}
     groups["all correct"] = [True] * len(items)
     new = [str(i.labels.get("new", "nothing")) for i in items]
-    names = {"nothing": "seen combinations", "pair": "held-out pair", "set": "held-out set"}
+    names = {
+        "nothing": "seen combinations",
+        "group": "held-out group",
+        "set": "held-out set",
+        "pair": "held-out pair",
+    }
     if len(set(new)) > 1:
         groups |= {f"all correct, {names[k]}": [v == k for v in new] for k in names if k in new}
     out = []

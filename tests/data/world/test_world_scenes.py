@@ -1,4 +1,5 @@
 import hashlib
+import json
 from collections import Counter
 from itertools import combinations, product
 
@@ -6,9 +7,9 @@ import numpy as np
 import pytest
 
 from trimask.data.world.draw import PALETTE, REACH, SIDE, render
-from trimask.data.world.grammar import COLOURS, RELATIONS, SHAPES, Pair, parse
+from trimask.data.world.grammar import COLOURS, MAX_OBJECTS, RELATIONS, SHAPES, Group, Pair, parse
 from trimask.data.world.scenes import GAP, OBJECTS_SHARE, sample
-from trimask.data.world.splits import SPLITS, novelty, part_of, part_of_pair, part_of_split
+from trimask.data.world.splits import SPLITS, is_held_out, novelty, part_of, part_of_group, part_of_split
 
 N = 1500
 
@@ -27,8 +28,12 @@ def test_a_scene_is_a_function_of_split_seed_and_index():
 
 def test_scenes_stay_the_same_from_release_to_release():
     # If this fails on purpose, raise `source.VERSION` with it: prepared data must notice.
-    said = "\n".join(sample(split, 0, i).caption for split in SPLITS for i in range(50))
-    assert hashlib.sha256(said.encode()).hexdigest()[:16] == "0d2888e44ebabe70"
+    drawn = [sample(split, 0, i) for split in SPLITS for i in range(50)]
+    said = "\n".join(s.caption for s in drawn)
+    assert hashlib.sha256(said.encode()).hexdigest()[:16] == "38086cd5f84e6bf1"
+    places = [[t.x, t.y, t.diameter] for s in drawn for t in s.scene.things]
+    papers = [s.scene.paper for s in drawn]
+    assert hashlib.sha256(json.dumps([places, papers]).encode()).hexdigest()[:16] == "2b37da6d9d96102a"
 
 
 def test_a_caption_says_what_the_scene_holds(drawn):
@@ -71,29 +76,46 @@ def test_number_of_objects_is_the_same_in_every_split(drawn):
 
 
 def test_splits_share_no_combination(drawn):
-    combinations_of = {split: {s.spec.pairs for s in drawn[split]} for split in SPLITS}
-    for a, b in combinations(("train", "validation", "test"), 2):
-        assert not combinations_of[a] & combinations_of[b]
+    for a, b in combinations(("train", "validation", "test", "test-pairs"), 2):
+        assert not _combinations(drawn[a]) & _combinations(drawn[b])
     for split in SPLITS:
         assert all(part_of(s.spec) == part_of_split(split) for s in drawn[split])
-    met = {pair for pairs in combinations_of["train"] for pair in pairs}
-    assert all(part_of_pair(pair) == "train" for pair in met)
-    alone = {p for p in combinations_of["test"] if len(p) == 1}
-    assert alone and all(part_of_pair(next(iter(p))) == "test" for p in alone)
+
+
+def _combinations(samples) -> set[frozenset[tuple[int, str, str]]]:
+    """Whatever the caption calls small or left: the groups by count, colour and shape."""
+    return {frozenset((g.count, g.colour, g.shape) for g in s.spec.groups) for s in samples}
+
+
+def test_a_held_out_group_is_never_seen_but_its_pair_is(drawn):
+    seen = [g for s in drawn["train"] for g in s.spec.groups]
+    assert all(part_of_group(g) == "train" for g in seen)
+    pairs = {g.pair for g in seen}
+    alone = [s.spec.groups[0] for s in drawn["test"] if len(s.spec.groups) == 1]
+    assert alone and all(part_of_group(g) == "test" and g.pair in pairs for g in alone)
+
+
+def test_a_held_out_pair_is_in_its_own_split_alone(drawn):
+    for split in SPLITS:
+        met = [any(is_held_out(pair) for pair in s.spec.pairs) for s in drawn[split]]
+        assert all(met) if split == "test-pairs" else not any(met)
 
 
 def test_every_single_attribute_is_seen_and_held_out(drawn):
-    parts = {pair: part_of_pair(pair) for pair in (Pair(c, s) for c in COLOURS for s in SHAPES)}
-    assert Counter(parts.values()) == {"train": 52, "test": 8, "validation": 4}
-    for part in ("train", "test"):
-        pairs = [pair for pair in parts if parts[pair] == part]
+    all_pairs = [Pair(c, s) for c in COLOURS for s in SHAPES]
+    for count in range(1, MAX_OBJECTS + 1):
+        pairs = [p for p in all_pairs if part_of_group(Group(count, *p)) == "test" and not is_held_out(p)]
+        assert len(pairs) == 8
         assert {p.colour for p in pairs} == set(COLOURS) and {p.shape for p in pairs} == set(SHAPES)
+    unseen = [p for p in all_pairs if is_held_out(p)]
+    assert len(unseen) == 8 and len({p.colour for p in unseen}) == len({p.shape for p in unseen}) == 8
     assert {s.spec.relation for s in drawn["train"]} == {None, *RELATIONS}
 
 
 def test_novelty_says_what_is_new(drawn):
-    assert {novelty(s.spec)[1] for s in drawn["test"]} == {"pair", "set"}
+    assert {novelty(s.spec)[1] for s in drawn["test"]} == {"group", "set"}
     assert {novelty(s.spec)[1] for s in drawn["test-seen"]} == {"nothing"}
+    assert {novelty(s.spec)[1] for s in drawn["test-pairs"]} == {"pair"}
 
 
 def test_colours_are_far_apart():

@@ -56,13 +56,12 @@ def test_an_image_is_what_its_text_says():
             assert one.labels["held_out"] == (split == "test")
 
 
-def test_speech_is_short_and_varied():
+def test_speech_is_short_and_of_every_kind_and_voice():
     items = [item("speech", i, "train") for i in range(60)]
     assert all(0.2 < one.parts["speech"].seconds < 5 for one in items)
     assert {one.labels["content"] for one in items} == {"number", "sentence", "caption"}
     assert HELD_OUT_VOICE not in {one.parts["voice"] for one in items}
     assert len({one.parts["voice"] for one in items}) == len(VOICES) - 1
-    assert len({one.labels["words_per_minute"] for one in items}) > 10
     held = [item("speech", i, "test") for i in range(60)]
     assert HELD_OUT_VOICE in {one.parts["voice"] for one in held}
     assert all(one.labels["held_out_voice"] == (one.parts["voice"] == HELD_OUT_VOICE) for one in held)

@@ -24,7 +24,7 @@ PALETTE: dict[str, tuple[int, int, int]] = {
 
 @dataclass(frozen=True)
 class Thing:
-    """One object: attributes, centre (x, y) and diameter in pixels, offset of its brightness."""
+    """One object: attributes, centre (x, y) and diameter in pixels."""
 
     colour: str
     shape: str
@@ -32,7 +32,6 @@ class Thing:
     x: float
     y: float
     diameter: float
-    shade: int = 0
 
 
 @dataclass(frozen=True)
@@ -96,8 +95,7 @@ def render(scene: Scene) -> np.ndarray:
     image = Image.new("RGB", (SIDE * SUPERSAMPLE, SIDE * SUPERSAMPLE), scene.paper)
     pen = ImageDraw.Draw(image)
     for thing in scene.things:
-        ink = tuple(int(np.clip(v + thing.shade, 0, 255)) for v in PALETTE[thing.colour])
-        paint(pen, thing.shape, (thing.x, thing.y), thing.diameter, ink, scene.paper)
+        paint(pen, thing.shape, (thing.x, thing.y), thing.diameter, PALETTE[thing.colour], scene.paper)
     return np.asarray(image.reduce(SUPERSAMPLE))
 
 

@@ -29,13 +29,12 @@ from trimask.data.world.splits import SPLITS, Split, novelty, part_of_split, par
 
 Kind = Literal["scenes", "speech", "spoken-scenes", "text"]
 
-VERSION = 2
+VERSION = 3
 """Raised with every change after which equal settings give other items."""
 LICENCE = "CC0-1.0"
 """Of what the world draws and speaks; its text has the licence of Python's documentation."""
 NUMBER_SHARE, SENTENCE_SHARE = 0.4, 0.4
 """Shares of what is spoken; captions are the rest."""
-WORDS_PER_MINUTE = (160, 195)
 CAPTION_EVERY = 4
 
 
@@ -50,7 +49,7 @@ class World:
     """The first `count` items of one kind, split and seed, as a sequence."""
 
     kind: Kind = chz.field(doc="scenes, speech, spoken-scenes or text")
-    split: Split = chz.field(default="train", doc="train, validation, test or test-seen")
+    split: Split = chz.field(default="train", doc="train, validation, test, test-seen or test-pairs")
     count: int = chz.field(doc="number of items")
     seed: int = chz.field(default=0, doc="another seed gives other items of the same kind")
 
@@ -95,7 +94,7 @@ def _scene(split: Split, seed: int, index: int) -> _Parts:
 
 def spec_labels(spec: Spec) -> dict[str, object]:
     """What evaluation groups scenes by: number of objects, whether and how the combination is new
-    ("nothing", "pair", "set"; see `splits`), and the spec itself."""
+    ("nothing", "group", "set" or "pair"; see `splits`), and the spec itself."""
     part, new = novelty(spec)
     return {"objects": len(spec.slots), "held_out": part != "train", "new": new, "spec": asdict(spec)}
 
@@ -130,10 +129,8 @@ def _utterance(rng: np.random.Generator, split: Split) -> tuple[str, str]:
 def _spoken(words: str, split: Split, rng: np.random.Generator, labels: dict[str, object]) -> _Parts:
     voices = speech.VOICES if split == "test" else speech.TRAIN_VOICES
     voice = voices[int(rng.integers(len(voices)))]
-    pace = int(rng.integers(WORDS_PER_MINUTE[0], WORDS_PER_MINUTE[1] + 1))
-    parts = {"text": words, "voice": voice.name, "speech": speech.synthesize(words, voice.name, pace)}
-    labels = {"voice": voice.espeak, "held_out_voice": voice.name == speech.HELD_OUT_VOICE, **labels}
-    return parts, labels | {"words_per_minute": pace}
+    parts = {"text": words, "voice": voice.name, "speech": speech.synthesize(words, voice.name)}
+    return parts, {"voice": voice.espeak, "held_out_voice": voice.name == speech.HELD_OUT_VOICE, **labels}
 
 
 def _text(split: Split, seed: int, index: int) -> _Parts:

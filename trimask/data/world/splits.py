@@ -1,37 +1,56 @@
 """The compositional split: which combinations of attributes a model may see in training.
 
-Two things are held out. A *pair* (colour, shape): for every shape one colour belongs to the test
-part, for every other shape a second one to the validation part, so each colour and each shape is
-held out equally often. And a *set* of two pairs met in one picture, by a hash. A scene belongs to
-the test part if any of its pairs, or else the set of them, does; the same for validation; and only
-what is left is for training. Counts, sizes and relations are not looked at, which makes the split
-strict: two held-apart pairs never meet in training, in any number or order.
+Three things are held out of training:
+
+- A *group* (count, colour, shape), as in "two red stars": 8 for each count belong to the test part and 4 to the
+  validation part, so that each colour and shape is held out equally often.
+- A *set* of two (colour, shape) pairs met in one picture, by a hash.
+- A *pair* (colour, shape): for every shape one colour is never seen in training, in any number.
+
+A scene with a held-out group, or else a held-out set, belongs to that part. A scene with a held-out pair belongs to
+the split `test-pairs`, which is stricter than the others: where a tokenizer has a code of its own for the tip
+of a yellow star, a model that never saw one has to choose a code that it was never taught.
+Sizes and relations are not looked at.
 """
 
 from typing import Literal
 
 from trimask.core import rng
-from trimask.data.world.grammar import COLOURS, SHAPES, Pair, Spec
+from trimask.data.world.grammar import COLOURS, SHAPES, Group, Pair, Spec
 
-Split = Literal["train", "validation", "test", "test-seen"]
-SPLITS: tuple[Split, ...] = ("train", "validation", "test", "test-seen")
+Split = Literal["train", "validation", "test", "test-seen", "test-pairs"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test", "test-seen", "test-pairs")
 """`test-seen`: fresh draws from the training combinations, to be compared with `test`."""
 
 TEST_SHARE = 0.10
 VALIDATION_SHARE = 0.05
 
+_HELD_OUT_PAIR = 1
+_TEST, _VALIDATION = {1: 2, 2: 3, 3: 4, 4: 5}, {1: 6, 2: 7, 3: 0, 4: 2}
+"""Count -> diagonal (see `_diagonal`) of the held-out groups. Each pair is held out in one count or two."""
+
 
 def part_of_split(split: str) -> str:
-    """The part of the combinations a split draws from."""
-    return "train" if split == "test-seen" else split
+    """The part that a split draws from: "train", "validation" or "test"."""
+    return {"test-seen": "train", "test-pairs": "test"}.get(split, split)
 
 
-def part_of_pair(pair: Pair) -> str:
-    colour, shape = COLOURS.index(pair.colour), SHAPES.index(pair.shape)
-    # 3 has no common divisor with the 8 colours, so the diagonal meets each colour once.
-    if colour == (3 * shape + 1) % len(COLOURS):
+def _diagonal(pair: Pair) -> int:
+    """One of 8 numbers that every colour and every shape meets once: 3 and 8 have no common divisor."""
+    return (COLOURS.index(pair.colour) - 3 * SHAPES.index(pair.shape)) % len(COLOURS)
+
+
+def is_held_out(pair: Pair) -> bool:
+    """Whether a (colour, shape) pair is never seen in training."""
+    return _diagonal(pair) == _HELD_OUT_PAIR
+
+
+def part_of_group(group: Group) -> str:
+    """The part of a group by its count, colour and shape, its pair being in training."""
+    diagonal = _diagonal(group.pair)
+    if diagonal == _TEST[group.count]:
         return "test"
-    if shape % 2 == 0 and colour == (3 * shape + 5) % len(COLOURS):
+    if diagonal == _VALIDATION[group.count] and SHAPES.index(group.shape) % 2 == 0:
         return "validation"
     return "train"
 
@@ -45,11 +64,13 @@ def part_of_text(text: str) -> str:
 
 
 def novelty(spec: Spec) -> tuple[str, str]:
-    """(part, what is new to a model trained on the train part): "nothing", "pair" or "set"."""
-    parts = {part_of_pair(pair) for pair in spec.pairs}
+    """(part, what is new to a model trained on the train part): "nothing", "group", "set" or "pair"."""
+    if any(is_held_out(pair) for pair in spec.pairs):
+        return "test", "pair"
+    parts = {part_of_group(group) for group in spec.groups}
     for part in ("test", "validation"):
         if part in parts:
-            return part, "pair"
+            return part, "group"
     if len(spec.pairs) == 1:
         return "train", "nothing"
     part = part_of_text(" + ".join(sorted(" ".join(pair) for pair in spec.pairs)))
