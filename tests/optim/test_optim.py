@@ -12,9 +12,9 @@ from trimask.core.errors import UsageError
 from trimask.core.modality import Modality, Vocabulary
 from trimask.model.config import ModelConfig
 from trimask.model.transformer import Transformer
-from trimask.optim import adamw, gradients
-from trimask.optim.adamw import AdamWConfig
+from trimask.optim import gradients
 from trimask.optim.average import Average
+from trimask.optim.optimizer import BLOCKS, DECAYED, Optimizer, OptimizerConfig, groups
 from trimask.optim.schedules import Cosine, Schedule, WarmupStableDecay
 
 SCHEDULES = [
@@ -70,9 +70,11 @@ def test_known_values_of_schedules():
         lambda: Cosine(warmup=1.0),
         lambda: Cosine(final=2.0),
         lambda: WarmupStableDecay(warmup=0.5, decay=0.6),
-        lambda: AdamWConfig(rate=0.0),
-        lambda: AdamWConfig(clip=0.0),
-        lambda: AdamWConfig(beta2=1.0),
+        lambda: OptimizerConfig(rate=0.0),
+        lambda: OptimizerConfig(clip=0.0),
+        lambda: OptimizerConfig(beta2=1.0),
+        lambda: OptimizerConfig(momentum=1.0),
+        lambda: OptimizerConfig(matrices="sgd"),  # pyright: ignore[reportArgumentType]
         lambda: Average(model(), 1.0),
     ],
 )
@@ -84,12 +86,12 @@ def test_impossible_settings_are_refused(make):
 @pytest.mark.parametrize("stack", [False, True])
 def test_groups_cover_every_parameter_once_and_only_matrices_decay(stack):
     network = model(stack)
-    found = adamw.groups(network)
+    found = groups(network)
     names = [n for members in found.values() for n in members]
     assert sorted(names) == sorted(n for n, _ in network.named_parameters())
-    assert all(p.ndim == 2 for g in adamw.DECAYED for p in found[g].values())
+    assert all(p.ndim == 2 for g in DECAYED for p in found[g].values())
     assert all(p.ndim == 1 for p in found["gain"].values())
-    optimizer = adamw.build(AdamWConfig(decay=0.3), network)
+    optimizer = Optimizer(OptimizerConfig(decay=0.3), network)
     assert {g["name"]: g["weight_decay"] for g in optimizer.param_groups} == {
         "embedding": 0.0, "attention": 0.3, "mlp": 0.3, "head": 0.3, "gain": 0.0
     }  # fmt: skip
@@ -97,30 +99,56 @@ def test_groups_cover_every_parameter_once_and_only_matrices_decay(stack):
 
 def test_a_step_is_adamw():
     """One step from zero moments: w (1 - rate decay) - rate g / (|g| + eps)."""
-    network, config = model(), AdamWConfig(rate=0.01, decay=0.1)
+    network, config = model(), OptimizerConfig(rate=0.01, decay=0.1)
     before = {n: p.detach().clone() for n, p in network.named_parameters()}
-    optimizer = adamw.build(config, network)
+    optimizer = Optimizer(config, network)
     fill_gradients(network)
-    adamw.set_rate(optimizer, 0.02)
+    optimizer.set_rate(0.02)
     optimizer.step()
-    for group, members in adamw.groups(network).items():
-        decay = config.decay if group in adamw.DECAYED else 0.0
+    for group, members in groups(network).items():
+        decay = config.decay if group in DECAYED else 0.0
         for n, p in members.items():
             g = p.grad
             expected = before[n] * (1 - 0.02 * decay) - 0.02 * g / (g.abs() + config.eps)
             torch.testing.assert_close(p.detach(), expected, rtol=1e-5, atol=1e-7)
 
 
-def test_saved_optimizer_goes_on_bit_for_bit():
-    one, config = model(), AdamWConfig()
-    optimizer = adamw.build(config, one)
+def test_muon_moves_the_matrices_of_blocks_along_an_orthogonal_matrix():
+    """From zero moments the update is rate 0.2 sqrt(max side) times nearly an orthogonal factor of the gradient."""
+    network, config = model(), OptimizerConfig(matrices="muon", rate=0.01, decay=0.1)
+    before = {n: p.detach().clone() for n, p in network.named_parameters()}
+    optimizer = Optimizer(config, network)
+    assert sorted(g["name"] for g in optimizer.param_groups) == ["attention", "embedding", "gain", "head", "mlp"]
+    fill_gradients(network)
+    optimizer.set_rate(0.02)
+    optimizer.step()
+    for group, members in groups(network).items():
+        for n, p in members.items():
+            g = p.grad
+            if group in BLOCKS:
+                move = (before[n] * (1 - 0.02 * 0.1) - p.detach()) / (0.02 * 0.2 * max(p.shape) ** 0.5)
+                u, _, v = torch.linalg.svd(g, full_matrices=False)
+                # Newton-Schulz in bf16 leaves the singular values between about 0.5 and 1.3.
+                values = torch.linalg.svdvals(move)
+                assert values.min() > 0.4 and values.max() < 1.4
+                assert (move * (u @ v)).sum() > 0.95 * move.norm() * (u @ v).norm()
+            else:
+                decay = 0.1 if group in DECAYED else 0.0
+                expected = before[n] * (1 - 0.02 * decay) - 0.02 * g / (g.abs() + config.eps)
+                torch.testing.assert_close(p.detach(), expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("matrices", ["adamw", "muon"])
+def test_saved_optimizer_goes_on_bit_for_bit(matrices):
+    one, config = model(), OptimizerConfig(matrices=matrices)
+    optimizer = Optimizer(config, one)
     for seed in range(3):
         fill_gradients(one, seed)
         optimizer.step()
     two = model()
     two.load_state_dict(one.state_dict())
-    other = adamw.build(config, two)
-    adamw.restore(other, two, {k: v.clone() for k, v in adamw.tensors(optimizer, one).items()})
+    other = Optimizer(config, two)
+    other.restore({k: v.clone() for k, v in optimizer.tensors().items()})
     for network, o in ((one, optimizer), (two, other)):
         fill_gradients(network, 9)
         o.step()
@@ -129,33 +157,33 @@ def test_saved_optimizer_goes_on_bit_for_bit():
 
 def test_a_parameter_that_never_had_a_gradient_is_not_saved_and_not_moved():
     network = model(stack=True)
-    optimizer = adamw.build(AdamWConfig(), network)
+    optimizer = Optimizer(OptimizerConfig(), network)
     fill_gradients(network)
     absent = network.head.level["1"].weight
     absent.grad, before = None, absent.detach().clone()
     optimizer.step()
     assert torch.equal(absent, before)
-    assert not any("level.1" in k for k in adamw.tensors(optimizer, network))
+    assert not any("level.1" in k for k in optimizer.tensors())
 
 
 def test_norms_and_clipping():
     network = model()
     fill_gradients(network)
-    groups = adamw.groups(network)
-    parts = gradients.norms(groups)
+    found = groups(network)
+    parts = gradients.norms(found)
     whole = torch.cat([p.grad.flatten() for p in network.parameters()]).norm()
     norm = gradients.total(parts)
     torch.testing.assert_close(norm, whole)
     direction = network.head.table.weight.grad / norm
     gradients.clip(network.parameters(), norm, 0.5)
-    after = gradients.total(gradients.norms(groups))
+    after = gradients.total(gradients.norms(found))
     assert float(after) == pytest.approx(0.5, rel=1e-4)
     torch.testing.assert_close(network.head.table.weight.grad, 0.5 * direction, rtol=1e-4, atol=1e-8)
     kept = network.head.table.weight.grad.clone()
     gradients.clip(network.parameters(), after, 1.0)
     assert torch.equal(network.head.table.weight.grad, kept)
     network.zero_grad(set_to_none=True)
-    assert float(gradients.total(gradients.norms(groups))) == 0.0
+    assert float(gradients.total(gradients.norms(found))) == 0.0
 
 
 def test_average_of_constant_weights_is_the_weights_and_swapping_is_exact():

@@ -19,7 +19,7 @@ from trimask.diffusion.forward import corrupt
 from trimask.hub.bundle import load_bundle, save_bundle
 from trimask.model.config import ModelConfig
 from trimask.model.transformer import Transformer
-from trimask.optim.adamw import AdamWConfig
+from trimask.optim.optimizer import OptimizerConfig
 from trimask.tokenizers.text import TextTokenizer
 from trimask.train import checkpoint, device, record, validation
 from trimask.train.config import Budget, Validation
@@ -155,7 +155,7 @@ def test_validation_weights_are_those_of_the_bound_whatever_training_uses():
 def test_a_loss_that_is_not_finite_stops_before_the_optimizer_moves(tmp_path):
     run = tmp_path / "run"
     with pytest.raises(TrainingError, match=r"nothing was updated.*Lower optimizer\.rate") as caught:
-        toy_run.run(run, 40, optimizer=AdamWConfig(rate=1e30), checkpoints=toy_run.Checkpoints(every=1))
+        toy_run.run(run, 40, optimizer=OptimizerConfig(rate=1e30), checkpoints=toy_run.Checkpoints(every=1))
     failed = next((run / "failed").iterdir())
     assert str(failed) in str(caught.value)
     step = int(failed.name.removeprefix("step-"))
@@ -257,7 +257,7 @@ def test_a_batch_without_masks_moves_no_gradient(tmp_path):
 
 def test_init_starts_from_the_weights_of_another_run(tmp_path):
     toy_run.run(tmp_path / "first", 6)
-    toy_run.run(tmp_path / "second", 1, init=str(tmp_path / "first"), optimizer=AdamWConfig(rate=1e-12, decay=0))
+    toy_run.run(tmp_path / "second", 1, init=str(tmp_path / "first"), optimizer=OptimizerConfig(rate=1e-12, decay=0))
     a, b = weights(tmp_path / "first"), weights(tmp_path / "second")
     assert all(torch.allclose(a[k], b[k], atol=1e-9) for k in a)
 

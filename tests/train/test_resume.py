@@ -18,7 +18,7 @@ import toy_run
 from safetensors.torch import load_file
 
 from trimask.core.errors import ArtifactError, TrainingError, UsageError
-from trimask.optim.adamw import AdamWConfig
+from trimask.optim.optimizer import OptimizerConfig
 from trimask.train import checkpoint, record
 
 STEPS, KILLS = 120, 12
@@ -114,7 +114,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(whole, tmp_path, number, co
 
 def test_a_full_disk_is_one_error_and_the_old_checkpoint_stays(tmp_path):
     run = tmp_path / "run"
-    toy_run.run(run, 6, ema=0.9)
+    toy_run.run(run, 6, ema=0.9, optimizer=toy_run.MUON)
     before = tensors(run, 6)
     # The same run, longer, where no file may grow beyond 64 KiB.
     edited = json.loads((run / "config.json").read_text()) | {"budget.steps": 30}
@@ -181,7 +181,7 @@ def test_policies_for_an_existing_folder(tmp_path):
     toy_run.run(run, 4, on_existing="new")
     assert newest(run) == 4 and newest(tmp_path / "run.1") == 3
     with pytest.raises(UsageError, match=r"budget\.steps: 4 -> 5; optimizer\.rate: .*on_existing=new"):
-        toy_run.run(run, 5, optimizer=AdamWConfig(rate=0.5))
+        toy_run.run(run, 5, optimizer=OptimizerConfig(rate=0.5))
     strange = tmp_path / "holiday"
     strange.mkdir()
     (strange / "photo.png").write_bytes(b"")

@@ -18,7 +18,7 @@ from trimask.core.rng import generator
 from trimask.data.stream import Batch, SourceConfig, StreamConfig
 from trimask.diffusion.forward import corrupt
 from trimask.model.config import ModelConfig
-from trimask.optim.adamw import AdamWConfig
+from trimask.optim.optimizer import OptimizerConfig
 from trimask.train.config import Budget, Checkpoints, TrainConfig
 from trimask.train.loop import Result, train
 
@@ -87,13 +87,17 @@ class ToySource:
         self.position = state["position"]
 
 
+MUON = OptimizerConfig(rate=2**-7, matrices="muon")
+"""What the program trains with, so that the runs which are killed have the state of both optimizers."""
+
+
 def config(run: Path | str, steps: int = 40, **changes) -> TrainConfig:
     base = TrainConfig(
         run=str(run),
         model=ModelConfig(vocabulary=VOCABULARY, depth=2, width=32, head_dim=16, base_depth=2),
         data=StreamConfig(sources=(SourceConfig(path="toy"),), rows=4, slots=SLOTS),
         budget=Budget(steps=steps),
-        optimizer=AdamWConfig(rate=2**-7),
+        optimizer=OptimizerConfig(rate=2**-7),
         checkpoints=Checkpoints(every=3),
         log_every=5,
         dtype="float32",
@@ -111,7 +115,7 @@ def main(arguments: Sequence[str]) -> int:
     torch.set_num_threads(1)
     folder, steps, ema = arguments[0], int(arguments[1]), float(arguments[2])
     try:
-        return run(folder, steps, ema=ema).exit_code
+        return run(folder, steps, ema=ema, optimizer=MUON).exit_code
     except TrimaskError as e:
         print(e, file=sys.stderr)
         return e.exit_code

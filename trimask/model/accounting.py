@@ -99,7 +99,7 @@ class Memory:
 def memory(
     config: ModelConfig, rows: int, slots: int, tokens: int, dtype: torch.dtype, average: bool = False
 ) -> Memory:
-    """Memory of training with fp32 weights, AdamW and `dtype` compute, eager."""
+    """Memory of training with fp32 weights, two moments (Muon has one) and `dtype` compute, eager."""
     weights = 4 * parameters(config).total
     queried = assumed_queries(config, rows * tokens)
     activations = saved_bytes(config, rows, slots, tokens, queried, dtype)

@@ -1,1 +1,1 @@
-"""Parameter groups and AdamW, learning-rate schedules, gradient clipping, averages of weights."""
+"""Parameter groups, AdamW and Muon, learning-rate schedules, gradient clipping, averages of weights."""

@@ -97,6 +97,7 @@ def run(
             **spread("validation", validation),
             **spread("budget", budget),
             "optimizer.rate": 2**-8,
+            "optimizer.matrices": "muon",
             **spread("hooks.0", Samples(every=1000)),
             **spread("checkpoints", Checkpoints(every=1000)),
         }

@@ -12,7 +12,7 @@ from trimask.core.modality import KINDS, Vocabulary
 from trimask.core.units import count
 from trimask.data.stream import StreamConfig, modality_table
 from trimask.model.config import ModelConfig
-from trimask.optim.adamw import AdamWConfig
+from trimask.optim.optimizer import OptimizerConfig
 from trimask.optim.schedules import Cosine, Schedule
 from trimask.tokenizers import artifact
 from trimask.train.hooks import Hook
@@ -89,7 +89,7 @@ class TrainConfig:
     data: StreamConfig
     budget: Budget
     tokenizers: tuple[str, ...] = chz.field(default=(), doc="folders of the tokenizers that made the data")
-    optimizer: AdamWConfig = chz.field(default_factory=AdamWConfig)
+    optimizer: OptimizerConfig = chz.field(default_factory=OptimizerConfig)
     schedule: Schedule = chz.field(
         default_factory=Cosine, meta_factory=chz.factories.subclass(Schedule, default_cls=Cosine)
     )

@@ -16,8 +16,9 @@ from trimask.core.units import duration, si
 from trimask.data.manifest import require_tokenizers
 from trimask.data.stream import Batch, Stream
 from trimask.model.transformer import Transformer
-from trimask.optim import adamw, gradients
+from trimask.optim import gradients
 from trimask.optim.average import Average
+from trimask.optim.optimizer import Optimizer, groups
 from trimask.tokenizers import artifact
 from trimask.tokenizers.contract import Tokenizer
 from trimask.train import checkpoint, device, record, validation
@@ -120,7 +121,7 @@ def loop(
 ) -> Result:
     """Train until the budget is spent or a signal comes. All that changes is in `state`."""
     model, optimizer, window, budget = state.model, state.optimizer, state.window, config.budget
-    groups = adamw.groups(model)
+    grouped = groups(model)
     where = torch.device(compute.device)
     extra = {"config": to_json(config)}
     batches = iter(state.source)
@@ -137,14 +138,14 @@ def loop(
         tokens = sum(batch.tokens.values())
         progress = budget.progress(state.tokens + tokens / 2, state.step + 0.5, state.seconds)
         rate = config.optimizer.rate * config.schedule.factor(progress)
-        adamw.set_rate(optimizer, rate)
+        optimizer.set_rate(rate)
 
         # Loss and gradient.
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         outcome = evaluate(model, to(batch.masked, where))
         if outcome.terms:
             outcome.loss.backward()
-        norm_parts = gradients.norms(groups)
+        norm_parts = gradients.norms(grouped)
         norm = gradients.total(norm_parts)
         norms = {"total": float(norm), **{k: float(v) for k, v in norm_parts.items()}}
         loss = float(outcome.loss.detach())
@@ -231,7 +232,7 @@ def _state(config: TrainConfig, source: Source, compute: device.Compute) -> Trai
     model.dtype = device.DTYPES[compute.dtype]
     if compute.compile:
         model.compiled()
-    optimizer = adamw.build(config.optimizer, model)
+    optimizer = Optimizer(config.optimizer, model)
     average = Average(model, config.ema) if config.ema else None
     return TrainState(model, optimizer, average, source, Window(config.model.vocabulary))
 

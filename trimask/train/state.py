@@ -11,8 +11,8 @@ from torch import Tensor
 from trimask.data.manifest import Manifest
 from trimask.data.stream import Batch
 from trimask.model.transformer import Transformer
-from trimask.optim import adamw
 from trimask.optim.average import Average
+from trimask.optim.optimizer import Optimizer
 from trimask.train.statistics import SPIKE_STEPS, Window
 
 
@@ -37,7 +37,7 @@ class TrainState:
     """
 
     model: Transformer
-    optimizer: torch.optim.AdamW
+    optimizer: Optimizer
     average: Average | None
     source: Source
     window: Window
@@ -65,7 +65,7 @@ class TrainState:
         """Everything but `weights` that is a tensor."""
         trained = self.model.state_dict() if self.average else {}
         out = {f"model.{k}": v for k, v in trained.items()}
-        out |= {f"optimizer.{k}": v for k, v in adamw.tensors(self.optimizer, self.model).items()}
+        out |= {f"optimizer.{k}": v for k, v in self.optimizer.tensors().items()}
         return out
 
     def values(self) -> dict[str, Any]:
@@ -86,7 +86,7 @@ class TrainState:
                 self.average.weights[k].copy_(v)
             weights = _under("model.", tensors)
         self.model.load_state_dict(weights)
-        adamw.restore(self.optimizer, self.model, _under("optimizer.", tensors))
+        self.optimizer.restore(_under("optimizer.", tensors))
         self.step, self.tokens, self.seconds = values["step"], values["tokens"], values["seconds"]
         self.losses = list(values["losses"])
         self.window.restore(values["window"])
