@@ -55,6 +55,23 @@ def test_sampled_lengths_follow_the_known_distribution():
     assert chisquare(counts, np.array([0.1, 0.4, 0.2, 0.3]) * 2000).pvalue > 1e-3
 
 
+def test_the_length_of_a_free_span_is_drawn_first_and_what_is_in_it_follows_the_law():
+    """A sampler that fills all at once would mix lengths: here only the words of one length are drawn together."""
+    law = toy.lengths([0.1, 0.4, 0.2, 0.3], span=4)
+    canvas = Composer(law.vocabulary, 7).compose([[Row((toy.target([], 4, hidden=True),))]] * 200)
+    engine = Engine(law, law.vocabulary, {"text": Settings(RandomOrder(steps=1))})
+    begun = engine.start(canvas, 0, range(200)).canvas
+    alphabet = law.vocabulary.alphabets[0]
+    columns = begun.ids_BL[begun.maskable_BL].view(200, 4)
+    assert ((columns == alphabet.end).sum(1) == 1).all()
+    ends = (columns == alphabet.end).int().argmax(1)
+    for row, end in zip(columns, ends.tolist(), strict=True):
+        assert (row[end + 1 :] == alphabet.fill).all() and (row[:end] == law.vocabulary.mask).all()
+    # An empty word is finished before the first step, and stays so.
+    final = sample(engine, canvas, 0)
+    assert {len(read(final, law.vocabulary, s)) for s in final.spans} == {0, 1, 2, 3}
+
+
 def test_a_row_does_not_depend_on_its_batch():
     blank = Row((toy.target([0, 0, 0], hidden=True),))
     composer = Composer(TOY.vocabulary, 7)

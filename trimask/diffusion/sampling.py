@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from trimask.core.canvas import Canvas, Query, queries
+from trimask.core.canvas import Canvas, Query, Span, queries
 from trimask.core.errors import UsageError
 from trimask.core.modality import Vocabulary
 from trimask.core.rng import generator
@@ -69,18 +69,57 @@ class Engine:
         self._modality = torch.tensor([*of_alphabet, -1])
         self._level = torch.tensor([*levels, 0])
 
-    def start(self, canvas: Canvas) -> Progress:
-        """The state before the first step. A canvas with nothing to fill is a `UsageError`."""
-        todo_BL = to_fill(canvas, self.vocabulary)
-        modality_BL = self._lookup(self._modality, canvas)
-        total_MB = torch.stack([(todo_BL & (modality_BL == m)).sum(1) for m in range(len(self.settings))])
-        present = [m for m in range(len(self.settings)) if total_MB[m].any()]
+    def start(self, canvas: Canvas, seed: int, keys: Sequence[str | int]) -> Progress:
+        """The state before the first step: lengths are drawn. A canvas with nothing to fill is a `UsageError`."""
+        present = [m for m, total_B in enumerate(self._totals(canvas)) if total_B.any()]
         if not present:
             raise UsageError("the canvas has nothing to fill: no target token is masked")
         for m in present:
             if self.settings[m] is None:
                 raise UsageError(f"no sampling settings for modality {self.vocabulary.modalities[m].name!r}")
-        return Progress(canvas, 0, max(self._of(m).sampler.steps for m in present), total_MB)
+        canvas = self._with_lengths(canvas, seed, keys)
+        return Progress(canvas, 0, max(self._of(m).sampler.steps for m in present), self._totals(canvas))
+
+    def _totals(self, canvas: Canvas) -> Int[Tensor, "M B"]:
+        """Tokens to fill of each modality and row."""
+        todo_BL = to_fill(canvas, self.vocabulary)
+        modality_BL = self._lookup(self._modality, canvas)
+        return torch.stack([(todo_BL & (modality_BL == m)).sum(1) for m in range(len(self.settings))])
+
+    def _with_lengths(self, canvas: Canvas, seed: int, keys: Sequence[str | int]) -> Canvas:
+        """Draw where each free span ends, before anything in it: END there and FILL behind it.
+
+        Of a span that is wholly masked, the probabilities of END at its units are the law of its length, so this is
+        exact for an exact model. Token by token, one wrong code far behind would make a long span of a short
+        one. One evaluation for every free span of the fullest row; guidance does not act on lengths.
+        """
+        v = self.vocabulary
+        for turn in range(canvas.shape[1]):
+            ids_BL = canvas.ids_BL
+            spans = {s.row: s for s in reversed(canvas.spans) if s.free and self._is_masked(ids_BL, s)}
+            if not spans:
+                break
+            ends_BL = torch.full(canvas.shape, -torch.inf, device=ids_BL.device)
+            first_BL = torch.zeros_like(canvas.maskable_BL)
+            for span in spans.values():
+                first_BL[span.row, _first_tokens(span)] = True
+            asked = queries(canvas, first_BL, v)
+            for query, log_p_NA in zip(asked, guided(self.denoiser, canvas, asked, [0.0] * len(asked), v), strict=True):
+                column = v.alphabets[query.alphabet].codes
+                ends_BL.view(-1)[query.index_N[: query.count]] = log_p_NA[: query.count, column]
+            ids_BL = ids_BL.clone()
+            for row, span in spans.items():
+                noise_1 = torch.tensor([generator("length", seed, keys[row], turn).random()], device=ids_BL.device)
+                alphabet = v.alphabets[v.alphabet(span.kind)]
+                log_p_1U = ends_BL[row, _first_tokens(span)][None]
+                end = int(draw(log_p_1U.log_softmax(-1), noise_1, self._of(alphabet.modality)))
+                units = ids_BL[row, span.start : span.start + span.length].view(span.shape[0], -1)
+                units[end], units[end + 1 :] = alphabet.end, alphabet.fill
+            canvas = canvas.with_ids(ids_BL)
+        return canvas
+
+    def _is_masked(self, ids_BL: Tensor, span: Span) -> bool:
+        return bool((ids_BL[span.row, span.start : span.start + span.length] == self.vocabulary.mask).all())
 
     def step(self, state: Progress, seed: int, keys: Sequence[str | int]) -> Progress:
         """One model evaluation: draw every masked token, reveal those the samplers choose."""
@@ -146,6 +185,11 @@ class Engine:
         return keep_BL
 
 
+def _first_tokens(span: Span) -> slice:
+    """The first level's token of each of a span's units."""
+    return slice(span.start, span.start + span.length, span.length // span.shape[0])
+
+
 def units(canvas: Canvas) -> Int[Tensor, "B L"]:
     """int64 (B, L): number of each token's position within its segment, from its first position."""
     b, p = canvas.segment_BP.shape
@@ -206,8 +250,8 @@ def sample(
 @torch.inference_mode()
 def steps(engine: Engine, canvas: Canvas, seed: int, keys: Sequence[str | int] | None = None) -> Iterator[Progress]:
     """The states after each step, until nothing is left to fill."""
-    state = engine.start(canvas)
     keys = range(canvas.shape[0]) if keys is None else keys
+    state = engine.start(canvas, seed, keys)
     while state.step < state.steps:
         state = engine.step(state, seed, keys)
         yield state

@@ -19,7 +19,7 @@ from typing import Any, TypedDict
 
 from trimask.core.errors import ArtifactError, UsageError
 from trimask.diffusion import samplers
-from trimask.diffusion.samplers import Blockwise, Confidence, Sampler
+from trimask.diffusion.samplers import Blockwise, Confidence, RandomOrder, Sampler
 from trimask.diffusion.sampling import Settings
 
 
@@ -52,7 +52,7 @@ SAMPLERS: Mapping[str, type[Sampler]] = {
 _READING = Settings(Confidence(steps=32, counts="linear"), temperature=0.0)
 STARTING: Mapping[str, Settings] = {
     "text": Settings(Blockwise(block=32, blocks=4, inner=Confidence(steps=32, counts="linear")), temperature=0.7),
-    "image": Settings(Confidence(steps=32, counts="cosine", gumbel=4.5), guidance=3.0),
+    "image": Settings(RandomOrder(steps=64), temperature=0.7, guidance=0.5),
     "audio": Settings(Confidence(steps=32, counts="cosine", gumbel=5.0, level_penalty=5.0), guidance=2.0),
     "image>text": _READING,
     "speech>text": _READING,
