@@ -57,6 +57,19 @@ def test_the_bytes_do_not_depend_on_workers_or_place(tmp_path, mixed):
     assert not (tmp_path / "three.partial").exists()
 
 
+def test_a_script_without_a_main_guard_is_told_so(tmp_path):
+    """Its worker processes die while they import the script; the pipe to them must not be waited on."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(HERE)!r})\n"
+        "from tiny_data import tokenizers\n"
+        "from trimask.data.prepare import prepare\n"
+        f"prepare(['world:text?count=6000'], tokenizers(), {str(tmp_path / 'out')!r}, workers=2)\n"
+    )
+    ended = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120)
+    assert ended.returncode != 0 and '`if __name__ == "__main__":`' in ended.stderr
+
+
 def test_the_manifest_says_what_is_in_the_set(tmp_path, mixed):
     out = tmp_path / "out"
     result = run(mixed, out, max_rejected=0.05, folders={"text": "tok/bytes"})

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import parent_process
+from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -213,10 +214,10 @@ def read_counts(path: Path, source: int) -> Done:
 _worker: Worker | None = None
 
 
-def start_process(worker: Worker) -> None:
-    """Set up a worker process: one thread, deaf to Ctrl-C, ending with its parent."""
+def start_process(hand_over: "Queue[Worker]") -> None:
+    """Set up a process with the worker it is handed: one thread, deaf to Ctrl-C, ending with its parent."""
     global _worker
-    _worker = worker
+    _worker = hand_over.get()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     if "torch" in sys.modules:

@@ -285,9 +285,13 @@ def _run_pool(
     report: Callable[[Done], None],
     workers: int,
 ) -> None:
-    pool = ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=chunks.start_process, initargs=(worker,)
-    )
+    # A process takes its worker from a queue, which a thread fills: a parent that hands much to a child that dies at
+    # its start (a script without a main guard) would wait for ever on a full pipe.
+    context = get_context("spawn")
+    hand_over = context.Queue()
+    for _ in range(workers):
+        hand_over.put(worker)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=chunks.start_process, initargs=(hand_over,))
     try:
         running: set[Future[Done]] = {pool.submit(chunks.run_task, task) for task in first}
         while running:
@@ -298,11 +302,13 @@ def _run_pool(
                 report(future.result())
     except BrokenProcessPool:
         raise DataError(
-            "a worker process was killed (out of memory?); the finished chunks are kept: run the same "
-            "command again, with fewer workers"
+            "a worker process ended; the finished chunks are kept. Out of memory? Run the same command again with "
+            'fewer workers. Called from a script? Its work must stand under `if __name__ == "__main__":`'
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+        hand_over.cancel_join_thread()
+        hand_over.close()
 
 
 def _check_rejected(job: _Job, source: int, least: int) -> None:
