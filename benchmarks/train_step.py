@@ -52,8 +52,8 @@ def nano() -> Shape:
     vocabulary = Vocabulary(
         modalities=(
             Modality(name="text", grid="line", codes=4096),
-            Modality(name="image", grid="plane", codes=1000),
-            Modality(name="audio", grid="frames", codes=256, levels=4, stack=True),
+            Modality(name="image", grid="plane", codes=2048, digits=(8, 4, 4, 4, 4)),
+            Modality(name="audio", grid="frames", codes=512, levels=4, digits=(8, 8, 8), stack=True),
         )
     )
     return Shape(ModelConfig(vocabulary=vocabulary), rows=32, slots=256, tokens=384, optimizer=True)

@@ -11,7 +11,7 @@ from trimask.diffusion.objective import columns, loss, restrict, terms
 from trimask.diffusion.samplers import Confidence
 from trimask.diffusion.sampling import Engine, Settings, sample
 from trimask.model.config import ModelConfig
-from trimask.model.transformer import Transformer
+from trimask.model.transformer import IdTable, Transformer
 
 RNG = np.random.default_rng(0)
 
@@ -161,3 +161,21 @@ def test_a_sampled_row_is_bit_identical_in_any_batch(stack):
         alone = sample(engine, composer.compose([row]), seed=3, keys=[i])
         assert torch.equal(alone.ids_BL[0], batch.ids_BL[i])
     assert (batch.ids_BL != v.mask).all()
+
+
+def test_codes_that_share_a_digit_share_what_is_learned_of_it():
+    v = vocabulary()
+    table = IdTable(v, 8)
+    with torch.no_grad():
+        table.weight.normal_()
+        table.digits.normal_()
+    rows = table()
+    image = v.alphabets[1]
+    for code in range(image.codes):
+        low, high = code % 5, 5 + code // 5
+        expected = table.weight[image.start + code] + table.digits[low] + table.digits[high]
+        torch.testing.assert_close(rows[image.start + code], expected)
+    assert torch.equal(rows[:42], table.weight[:42]), "text has no digits"
+    rows[image.start].sum().backward()
+    moved = table.digits.grad.abs().sum(1).nonzero().flatten().tolist()
+    assert moved == [0, 5], "only the digits of code 0 learn from it"

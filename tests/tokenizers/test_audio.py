@@ -7,7 +7,7 @@ import torch
 from tests.tokenizers.samples import SMALL_AUDIO, audio_tokenizer, tone
 from trimask.core.item import Audio
 from trimask.tokenizers.artifact import load
-from trimask.tokenizers.audio import FRAME, AudioSettings
+from trimask.tokenizers.audio import FRAME, AudioAutoencoder, AudioSettings
 
 
 @pytest.mark.parametrize("samples, frames", [(1, 1), (640, 1), (641, 2), (16_000, 25)])
@@ -23,6 +23,19 @@ def test_25_frames_a_second_rounded_up(samples, frames):
 def test_at_most_100_codes_a_second_of_codebooks_of_their_own():
     row = audio_tokenizer(AudioSettings()).modality
     assert 25 * row.levels <= 100 and not row.shared and row.grid == "frames"
+
+
+def test_the_digits_of_a_code_are_the_levels_of_its_vector():
+    row = audio_tokenizer().modality
+    assert row.digits == SMALL_AUDIO.levels
+    codes = torch.arange(row.codes)
+    network = AudioAutoencoder(SMALL_AUDIO)
+    every = codes[None, :, None].expand(1, row.codes, row.levels)
+    vectors_ND = network.quantizer.indices_to_codes(every)[0]
+    rest = codes
+    for base, values in zip(row.digits, vectors_ND[:, : len(row.digits)].T, strict=True):
+        assert torch.equal(values.unique()[rest % base], values), "the digit is the level, counted from the lowest"
+        rest = rest // base
 
 
 def test_other_rates_are_resampled():

@@ -61,13 +61,27 @@ def test_indecision_is_the_distance_to_the_nearest_level():
     assert network.indecision(torch.zeros(1, 2, 3, 3)).item() == 0
 
 
-def test_a_far_pixel_does_not_change_a_code():
-    tokenizer = image_tokenizer(ImageSettings())
-    picture = shapes(1, 96, 96)
-    changed = picture.copy()
-    changed[-4:, -4:] = 0
-    before, after = tokenizer.encode([picture, changed])
-    assert np.array_equal(before[:12, :12], after[:12, :12])
+def test_a_code_depends_on_its_cell_and_two_pixels_around_it():
+    network = ImageAutoencoder(ImageSettings())
+    for p in network.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    pixels = torch.rand(1, 3, 32, 32, requires_grad=True)
+    network.latent(pixels)[0, :, 3, 4].sum().backward()
+    seen = pixels.grad[0].abs().sum(0) > 0
+    expected = torch.zeros(32, 32, dtype=torch.bool)
+    expected[12 - 2 : 16 + 2, 16 - 2 : 20 + 2] = True
+    assert torch.equal(seen, expected)
+
+
+def test_the_digits_of_a_code_are_the_levels_of_its_vector():
+    tokenizer = image_tokenizer()
+    codes = torch.arange(SMALL_IMAGE.codes)
+    vectors = ImageAutoencoder(SMALL_IMAGE).vectors(codes.reshape(1, 1, -1))[0, :, 0]
+    rest = codes
+    assert tokenizer.modality.digits == SMALL_IMAGE.levels
+    for base, values in zip(tokenizer.modality.digits, vectors, strict=True):
+        assert torch.equal(values.unique()[rest % base], values), "the digit is the level, counted from the lowest"
+        rest = rest // base
 
 
 @pytest.mark.parametrize(
