@@ -48,12 +48,13 @@ SAMPLERS: Mapping[str, type[Sampler]] = {
 }
 """Name on the command line and in `sampling.json` -> class."""
 
-# Starting points from related systems (MaskGIT, LLaDA, MaskGCT); a trained bundle brings measured ones.
+# Pictures and sound as measured on small models of the built-in world (dev/LOG.md), text as in LLaDA; a trained bundle
+# brings its own.
 _READING = Settings(Confidence(steps=32, counts="linear"), temperature=0.0)
 STARTING: Mapping[str, Settings] = {
     "text": Settings(Blockwise(block=32, blocks=4, inner=Confidence(steps=32, counts="linear")), temperature=0.7),
     "image": Settings(RandomOrder(steps=64), temperature=0.7, guidance=0.5),
-    "audio": Settings(Confidence(steps=32, counts="cosine", gumbel=5.0, level_penalty=5.0), guidance=2.0),
+    "audio": Settings(RandomOrder(steps=64), temperature=0.6, guidance=0.5),
     "image>text": _READING,
     "speech>text": _READING,
 }
