@@ -51,16 +51,15 @@ def seconds(work: Callable[[], Any], where: torch.device, repeats: int = 5, limi
 
     The best and not the mean: other programs on the machine only ever add time.
     """
+    work()  # compiles, where it is compiled; it does not count towards the limit
+    synchronize(where)
     times: list[float] = []
     begin = time.perf_counter()
-    for i in range(repeats + 1):
+    while len(times) < repeats and (not times or time.perf_counter() - begin < limit):
         start = time.perf_counter()
         work()
         synchronize(where)
-        if i:
-            times.append(time.perf_counter() - start)
-        if times and time.perf_counter() - begin > limit:
-            break
+        times.append(time.perf_counter() - start)
     return min(times)
 
 
