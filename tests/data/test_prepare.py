@@ -64,7 +64,9 @@ def test_a_script_without_a_main_guard_is_told_so(tmp_path):
         f"import sys; sys.path.insert(0, {str(HERE)!r})\n"
         "from tiny_data import tokenizers\n"
         "from trimask.data.prepare import prepare\n"
-        f"prepare(['world:text?count=6000'], tokenizers(), {str(tmp_path / 'out')!r}, workers=2)\n"
+        "made = tokenizers()\n"
+        "made['text'].ballast = bytes(1 << 20)  # more than a pipe holds, as real weights are\n"
+        f"prepare(['world:text?count=6000'], made, {str(tmp_path / 'out')!r}, workers=2)\n"
     )
     ended = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120)
     assert ended.returncode != 0 and '`if __name__ == "__main__":`' in ended.stderr

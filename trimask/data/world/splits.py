@@ -27,7 +27,7 @@ VALIDATION_SHARE = 0.05
 
 _HELD_OUT_PAIR = 1
 _TEST, _VALIDATION = {1: 2, 2: 3, 3: 4, 4: 5}, {1: 6, 2: 7, 3: 0, 4: 2}
-"""Count -> diagonal (see `_diagonal`) of the held-out groups. Each pair is held out in one count or two."""
+"""Count -> diagonal (see `_diagonal`) of the held-out groups. Each pair is held out in two counts at most."""
 
 
 def part_of_split(split: str) -> str:
