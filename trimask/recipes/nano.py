@@ -24,19 +24,19 @@ SLOTS, TOKENS, ROWS = 256, 512, 16
 ROPE_BASE = 100
 """Pictures are 8 codes wide and rows have 256 positions: no longer wavelengths are needed."""
 WEIGHTS: Mapping[str, float] = {
-    "scenes": 0.24,
+    "scenes": 0.26,
     "fashion": 0.05,
     "digits": 0.04,
-    "emoji": 0.03,
+    "emoji": 0.02,
     "storybook": 0.02,
-    "speech": 0.18,
+    "speech": 0.22,
     "spoken-scenes": 0.02,
     "spoken-digits": 0.06,
     "spoken-words": 0.01,
     "read-speech": 0.01,
     "orders": 0.02,
-    "books": 0.12,
-    "sentences": 0.10,
+    "books": 0.09,
+    "sentences": 0.08,
     "stories": 0.08,
     "world-text": 0.02,
 }
