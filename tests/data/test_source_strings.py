@@ -34,6 +34,11 @@ def test_world_has_a_split_by_default():
     assert parse("world:scenes").split == "train"
 
 
+def test_the_tests_of_the_world_have_names_of_their_own():
+    assert parse("world:scenes?split=test").name == parse("world:scenes").name == "world-scenes"
+    assert parse("world:scenes?split=test-seen").name == "world-scenes-seen"
+
+
 def test_a_colon_in_an_existing_path_is_no_split(tmp_path):
     (tmp_path / "a:b").mkdir()
     assert parse(f"{tmp_path}/a:b").split is None

@@ -119,8 +119,9 @@ def train(out: Path, minutes: float) -> None:
 
 
 def grade(out: Path) -> None:
-    """`trimask evaluate` on the world's test part, its report beside the run."""
+    """`trimask evaluate` on held-out scenes, numbers and text, its report beside the run."""
     from trimask.cli.evaluate import evaluate
+    from trimask.recipes.demo import TESTED
 
-    evaluate(str(out / "model"), list(GRADED), out=out / "evaluation", world=True)
+    evaluate(str(out / "model"), [*TESTED, *GRADED], out=out / "evaluation")
     (out / "report.html").write_bytes((out / "evaluation" / "report.html").read_bytes())

@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from trimask.evaluation.sets import EvaluationSet
     from trimask.hub.model import Model
 
-WORLD = {
-    "world-scenes": ("scenes", "test", 1000),
-    "world-scenes-seen": ("scenes", "test-seen", 1000),
-    "world-scenes-pairs": ("scenes", "test-pairs", 1000),
-    "world-speech": ("speech", "test", 300),
-    "world-text": ("text", "test", 1000),
-}
-"""Evaluation set of the built-in world -> its kind, split and number of items."""
-TRAIN = {"speech": 100, "text": 4000}
-"""Kind -> items of the training part that its figures need."""
+WORLD = (
+    "world:scenes?split=test",
+    "world:scenes?split=test-seen",
+    "world:scenes?split=test-pairs",
+    "world:speech?split=test&limit=400",
+    "world:text?split=test&count=4000",
+)
+"""The test part of the built-in world."""
+COMPARED = ("test-seen", "test-pairs")
+"""Splits that the test split is compared with; their likelihood is not measured."""
 SHIPPED = Path(__file__).parents[1] / "models" / "judges"
 TASKS = ("text", "text>image", "image>text", "text>speech", "speech>text")
 """Tasks whose likelihood is measured where a set and the model allow it."""
@@ -79,8 +79,8 @@ def evaluate(
     loaded = options.load(model, device, dtype)
     folder = judges or (SHIPPED if SHIPPED.is_dir() else None)
     graders = load_judges(folder) if folder else Judges()
-    sets = [*(_world(name, loaded) for name in WORLD if world)]
-    sets += [_set(s, items, label, loaded, graders.classes) for s in sources]
+    named = [*(WORLD if world else ()), *sources]
+    sets = [_set(s, items, label, loaded, graders.classes) for s in named]
     training = _run_folder(loaded)
     run(
         loaded,
@@ -93,23 +93,6 @@ def evaluate(
         training,
         shlex.join(["trimask", *sys.argv[1:]]),
     )
-
-
-def _world(name: str, model: "Model") -> "EvaluationSet":
-    from trimask.data.world.source import World
-    from trimask.evaluation.sets import EvaluationSet
-
-    kind, chosen, count = WORLD[name]
-
-    def part(split: str, count: int) -> list[Any]:
-        return list(World(kind=kind, split=split, count=count))  # pyright: ignore[reportArgumentType]
-
-    # Text needs a baseline's training text; speech a clip of every voice that is not the graded one.
-    train = part("train", TRAIN[kind]) if kind in TRAIN else []
-    found = part(chosen, count)
-    # The further splits of the scenes are for comparison; one likelihood is enough.
-    tasks = _tasks(found[0].parts, model) if chosen == "test" else ()
-    return EvaluationSet(name, chosen, found, train, tasks=tasks)
 
 
 def _set(source: str, limit: int, label: str, model: "Model", judged: Container[str]) -> "EvaluationSet":
@@ -126,7 +109,7 @@ def _set(source: str, limit: int, label: str, model: "Model", judged: Container[
     classes = bool(labelled) or stated.name in judged
     train = _part(limited, "train") if classes or common == {"text"} else []
     validation = _part(limited, "validation") if classes and stated.split != "validation" else []
-    tasks = _tasks(dict.fromkeys(common), model)
+    tasks = () if stated.split in COMPARED else _tasks(dict.fromkeys(common), model)
     return EvaluationSet(stated.name, stated.split or "", found, train, validation, labelled, tasks)
 
 

@@ -117,7 +117,8 @@ class Shard:
         path = self.folder / TOKENS
         if path.stat().st_size == 0:
             return np.empty(0, self.manifest.dtype)
-        return np.memmap(path, np.dtype(self.manifest.dtype).newbyteorder("<"), mode="r")
+        # As a plain array: numpy hands its subclass on to every result, which costs more than the work.
+        return np.asarray(np.memmap(path, np.dtype(self.manifest.dtype).newbyteorder("<"), mode="r"))
 
     @cached_property
     def _index(self) -> Index:

@@ -14,18 +14,28 @@ if TYPE_CHECKING:
 
 FOLDER = Path("runs/demo")
 MINUTES = 12.0
-WEIGHTS: Mapping[str, float] = {"scenes": 0.75, "numbers": 0.22, "world-text": 0.03}
+WEIGHTS: Mapping[str, float] = {"scenes": 0.82, "numbers": 0.15, "world-text": 0.03}
 TASK_WEIGHTS: Mapping[str, float] = {**nano.TASK_WEIGHTS, "text>image": 10.0}
-SHAPE: Mapping[str, int] = {"model.width": 192, "model.depth": 4, "data.rows": 8}
-"""Smaller than nano: so few minutes cannot fill more parameters (dev/LOG.md)."""
+SHAPE: Mapping[str, int] = {"model.width": 192, "model.depth": 4, "data.rows": 13, "data.slots": 160, "data.tokens": 320}
+"""Smaller than nano: so few minutes cannot fill more parameters (dev/LOG.md). Rows hold two scenes and little else."""
 SCALE = 0.5
 """Size of the world's sets, relative to nano's: more than the minutes can use."""
+SPEECH = "where=content:number,voice:en-us"
+"""Of speech the numbers from 0 to 999 in one voice: thirty words that the minutes suffice to learn."""
+TESTED = (
+    "world:scenes?split=test",
+    "world:scenes?split=test-seen",
+    f"world:speech?split=test&{SPEECH}&limit=100",
+    "world:text?split=test&count=4000",
+)
 
 
 def sources(split: str) -> dict[str, tuple[str, ...]]:
-    """What is prepared: of speech the numbers alone, whose thirty words the minutes may suffice to learn."""
-    world = sets.world(SCALE if split == "train" else SCALE / 60, split)
-    numbers = tuple(f"{source}&where=content:number" for source in world["speech"])
+    """What is prepared of a split."""
+    scale = SCALE if split == "train" else SCALE / 60
+    world = sets.world(scale, split)
+    # One clip in twenty is a number in this voice.
+    numbers = tuple(f"{source}&{SPEECH}" for source in sets.world(5 * scale, split)["speech"])
     return {"scenes": world["scenes"], "numbers": numbers, "world-text": world["world-text"]}
 
 

@@ -38,7 +38,7 @@ def test_items_hold_their_parts_and_repeat(kind, split):
     for i in (2, 0):
         one, again = world[i], item(kind, i, split, 2)
         assert sorted(one.parts) == sorted(PARTS[kind]) and set(one.parts) <= set(KINDS)
-        assert one.key == again.key and one.labels == again.labels
+        assert one.key == again.key and one.labels == again.labels == world.labels(i)
         assert all(same(one.parts[p], again.parts[p]) for p in one.parts)
         json.dumps(dict(one.labels))
     assert world[0].key != world[1].key

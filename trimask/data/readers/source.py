@@ -87,9 +87,9 @@ class Source:
 
     @property
     def name(self) -> str:
-        """Short name: the folder's, or the file's without its suffixes."""
+        """Short name: the folder's, or the file's without its suffixes; of the world its kind, and which test."""
         if self.is_world:
-            return self.path.replace(":", "-")
+            return "-".join([*self.path.split(":"), *(self.split or "").split("-")[1:]])
         path = Path(self.path)
         if "*" in path.name:
             path = path.parent

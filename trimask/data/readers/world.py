@@ -44,7 +44,7 @@ class WorldReader(Reader):
             yield Record(self.source.path, number, number)
 
     def row(self, record: Record) -> dict[str, Any]:
-        return dict(self.world[record.value].labels)
+        return self.world.labels(record.value)
 
     def item(self, record: Record) -> Item:
         item = self.world[record.value]

@@ -40,8 +40,8 @@ CAPTION_EVERY = 4
 
 def item(kind: Kind, index: int, split: Split = "train", seed: int = 0) -> Item:
     """Item number `index`, which may be any number from 0; equal arguments give equal items."""
-    parts, labels = _MAKERS[kind](split, seed, index)
-    return Item(f"world/{kind}/{split}/{seed}#{index}", parts, labels)
+    labels, parts = _MAKERS[kind](split, seed, index)
+    return Item(f"world/{kind}/{split}/{seed}#{index}", parts(), labels)
 
 
 @chz.chz
@@ -69,6 +69,10 @@ class World:
             raise IndexError(f"item {index} of a world of {self.count}")
         return item(self.kind, index, self.split, self.seed)
 
+    def labels(self, index: int) -> dict[str, object]:
+        """Labels of an item, without drawing or speaking it."""
+        return _MAKERS[self.kind](self.split, self.seed, index)[0]
+
     @property
     def licence(self) -> str:
         return f"{LICENCE} and {text.LICENCE}" if self.kind == "text" else LICENCE
@@ -84,12 +88,13 @@ class World:
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-_Parts = tuple[dict[str, object], dict[str, object]]
+_Sketch = tuple[dict[str, object], Callable[[], dict[str, object]]]
+"""Labels of an item, and what makes its parts."""
 
 
-def _scene(split: Split, seed: int, index: int) -> _Parts:
+def _scene(split: Split, seed: int, index: int) -> _Sketch:
     sample = scenes.sample(split, seed, index)
-    return {"text": sample.caption, "image": render(sample.scene)}, spec_labels(sample.spec)
+    return spec_labels(sample.spec), lambda: {"text": sample.caption, "image": render(sample.scene)}
 
 
 def spec_labels(spec: Spec) -> dict[str, object]:
@@ -99,17 +104,17 @@ def spec_labels(spec: Spec) -> dict[str, object]:
     return {"objects": len(spec.slots), "held_out": part != "train", "new": new, "spec": asdict(spec)}
 
 
-def _speech(split: Split, seed: int, index: int) -> _Parts:
+def _speech(split: Split, seed: int, index: int) -> _Sketch:
     rng = random.generator("world", "speech", seed, split, index)
     content, words = _utterance(rng, split)
     return _spoken(words, split, rng, {"content": content})
 
 
-def _spoken_scene(split: Split, seed: int, index: int) -> _Parts:
+def _spoken_scene(split: Split, seed: int, index: int) -> _Sketch:
     sample = scenes.sample(split, seed, index, "spoken-scene")
     rng = random.generator("world", "spoken-scene voice", seed, split, index)
-    parts, labels = _spoken(sample.caption, split, rng, {"content": "caption"})
-    return parts | {"image": render(sample.scene)}, labels | spec_labels(sample.spec)
+    labels, parts = _spoken(sample.caption, split, rng, {"content": "caption"})
+    return labels | spec_labels(sample.spec), lambda: parts() | {"image": render(sample.scene)}
 
 
 def _utterance(rng: np.random.Generator, split: Split) -> tuple[str, str]:
@@ -126,22 +131,22 @@ def _utterance(rng: np.random.Generator, split: Split) -> tuple[str, str]:
             return content, words
 
 
-def _spoken(words: str, split: Split, rng: np.random.Generator, labels: dict[str, object]) -> _Parts:
+def _spoken(words: str, split: Split, rng: np.random.Generator, labels: dict[str, object]) -> _Sketch:
     voices = speech.VOICES if split == "test" else speech.TRAIN_VOICES
     voice = voices[int(rng.integers(len(voices)))]
-    parts = {"text": words, "voice": voice.name, "speech": speech.synthesize(words, voice.name)}
-    return parts, {"voice": voice.espeak, "held_out_voice": voice.name == speech.HELD_OUT_VOICE, **labels}
+    labels = {"voice": voice.espeak, "held_out_voice": voice.name == speech.HELD_OUT_VOICE, **labels}
+    return labels, lambda: {"text": words, "voice": voice.name, "speech": speech.synthesize(words, voice.name)}
 
 
-def _text(split: Split, seed: int, index: int) -> _Parts:
+def _text(split: Split, seed: int, index: int) -> _Sketch:
     turn, place = divmod(index, CAPTION_EVERY)
     if place == CAPTION_EVERY - 1:
         sample = scenes.sample(split, seed, turn, "text")
-        return {"text": sample.caption}, {"content": "caption"}
+        return {"content": "caption"}, lambda: {"text": sample.caption}
     found = text.paragraphs_of(part_of_split(split))
     epoch, position = divmod(turn * (CAPTION_EVERY - 1) + place, len(found))
     order = _order(len(found), seed, split, epoch)
-    return {"text": found[order[position]]}, {"content": "documentation", "epoch": epoch}
+    return {"content": "documentation", "epoch": epoch}, lambda: {"text": found[order[position]]}
 
 
 @lru_cache(maxsize=4)
@@ -149,7 +154,7 @@ def _order(n: int, seed: int, split: Split, epoch: int) -> np.ndarray:
     return random.generator("world", "text order", seed, split, epoch).permutation(n)
 
 
-_MAKERS: dict[str, Callable[[Split, int, int], _Parts]] = {
+_MAKERS: dict[str, Callable[[Split, int, int], _Sketch]] = {
     "scenes": _scene,
     "speech": _speech,
     "spoken-scenes": _spoken_scene,
