@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 import trimask
-from trimask.cli.overrides import configure
+from trimask.core.config import configure
 from trimask.core.item import Item
 from trimask.data.world.grade import grade
 from trimask.data.world.source import World
@@ -36,7 +36,7 @@ NEVER = 1_000_000
 SETTINGS = (
     "data.sources.0.tasks=text>image",
     "compile=off",
-    "dtype=bfloat16",
+    "dtype=bf16",
     f"validation.every={NEVER}",
     f"hooks.0.every={NEVER}",
 )

@@ -1,12 +1,15 @@
 """A data set of the user's own, from raw files to an evaluated model, by commands alone."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 from PIL import Image
+
+from trimask.hub.bundle import MODELS
 
 RECIPE = """
 import chz
@@ -29,7 +32,7 @@ def small():
         "data.rows": 2,
         "data.slots": 96,
         "budget.steps": 2,
-        "dtype": "float32",
+        "dtype": "fp32",
         "compile": "off",
         "log_every": 1,
     })
@@ -72,11 +75,13 @@ def test_from_pictures_to_an_evaluated_model(trimask, here: Path, bundle: Path):
     assert Image.open("new.png").size == (28, 28)
     shown = trimask("inspect", "runs/mine").out
     assert "photos: 6 items" in shown
-    counts = ("likelihood=2", "draws=4")
+    counts = ("likelihood=2", "draws=4", "drawings=2", "captions=2")
     rated = trimask("evaluate", "runs/mine", "photos", *counts)
     assert rated.code == 0, rated.err
     results = json.loads((here / "runs/mine/evaluation/results.json").read_text())
     assert any("bits per byte" in row["metric"] for row in results["rows"])
+    assert any(row["section"] == "photos: captions" and row["metric"] == "word error rate" for row in results["rows"])
+    assert len([*(here / "runs/mine/evaluation/sections/photos-drawing").glob("picture-0-*.png")]) == 2
     assert (here / "runs/mine/evaluation/report.html").is_file()
 
 
@@ -87,6 +92,49 @@ def test_a_dry_run_writes_nothing(trimask, here: Path, bundle: Path):
     assert "param" in planned.out
     assert not (here / "runs").exists()
     assert "model.depth" in trimask("train", "recipe.py:small", "--options").out
+
+
+def test_what_is_said_of_the_sets_is_applied_to_them(trimask, here: Path, bundle: Path):
+    for name in ("a", "b"):
+        trimask("prepare", "photos", "--tokenizers", bundle, "--out", f"sets/{name}", "--workers", 1)
+    sets = ("--data", "sets/a", "--data", "sets/b", "--validation", "sets/a")
+    planned = trimask("train", "recipe.py:small", *sets, "data.sources.1.weight=3", "validation.every=7", "--dry-run")
+    assert planned.code == 0, planned.err
+    done = trimask("train", "recipe.py:small", *sets, "data.sources.1.weight=3", "validation.every=7", "run=runs/m")
+    assert done.code == 0, done.err
+    kept = json.loads(Path("runs/m/config.json").read_text())
+    assert (kept["data.sources.0.weight"], kept["data.sources.1.weight"]) == (1.0, 3.0)
+    assert kept["data.sources.1.path"] == "sets/b" and kept["validation.every"] == 7
+    wrong = trimask("train", "recipe.py:small", *sets, "data.sources.1.wait=3", "run=runs/m")
+    assert wrong.code == 2 and "wait" in wrong.err
+
+
+def test_pictures_without_captions(trimask, here: Path, bundle: Path):
+    source = "photos?kinds=image&require=image"
+    assert trimask("prepare", source, "--tokenizers", bundle, "--out", "sets/bare", "--workers", 1).code == 0
+    done = trimask("train", "recipe.py:small", "--data", "sets/bare", f"tokenizers={bundle}/tokenizers/image", "run=r")
+    assert done.code == 0, done.err
+    assert json.loads(Path("r/config.json").read_text())["data.sources.0.tasks"] == ["any"]
+    rated = trimask("evaluate", "r", source, "likelihood=2", "draws=4")
+    assert rated.code == 0, rated.err
+    assert "likelihood of image" in rated.out
+
+
+def test_a_run_as_a_small_folder(trimask, here: Path, bundle: Path):
+    from trimask.hub.defaults import Defaults, to_json
+
+    trimask("prepare", "photos", "--tokenizers", bundle, "--out", "sets/photos", "--workers", 1)
+    assert trimask("train", "recipe.py:small", "--data", "sets/photos", "run=runs/mine").code == 0
+    Path("s.json").write_text(json.dumps(to_json(Defaults(voice="anna"))))
+    made = trimask("export", "runs/mine", "kept", "--sampling", "s.json")
+    assert made.code == 0 and made.out.startswith("kept ("), made.err
+    assert json.loads(Path("kept/sampling.json").read_text())["voice"] == "anna"
+    size = {
+        name: sum(p.stat().st_size for p in Path(name).rglob("model.safetensors")) for name in ("kept", "runs/mine")
+    }
+    assert size["kept"] < 0.6 * size["runs/mine"]
+    assert trimask("generate", "picture", "-o", "new.png", "-m", "kept", "--steps", 2).code == 0
+    assert trimask("export", "runs/mine", "kept").code == 2
 
 
 def test_start_from_other_weights(trimask, here: Path, bundle: Path):
@@ -104,6 +152,8 @@ def test_tokenizers_of_ones_own(trimask, here: Path):
         "tokenizer", "train", "text", "photos", "--held-out", "photos", "--out", "tokenizers/text", "codes=270"
     )
     assert made.out.split() == ["tokenizers/text", "tokenizers/text-report.html"]
+    other = trimask("tokenizer", "train", "text", "photos", "--out", "tokenizers/text", "codes=265")
+    assert other.code == 2 and "holds another tokenizer" in other.err
     image = trimask(
         "tokenizer", "train", "image", "photos", "--out", "tokenizers/image", "steps=2", "batch=2",
         "objective.settings.width=8", "objective.settings.inner=8", "dtype=fp32",
@@ -161,6 +211,17 @@ def test_errors_are_clear(trimask, here: Path, bundle: Path, arguments: tuple[st
     assert message in done.err
     assert done.err.startswith("error: ")
     assert done.err.count("\n") == 1
+
+
+def test_speech_is_heard_after_the_codec(trimask, here: Path):
+    pytest.importorskip("espeakng_loader")
+    measured = trimask(
+        "tokenizer", "evaluate", MODELS / "nano" / "tokenizers" / "audio",
+        "world:speech?split=validation&limit=4", "--report", "r.html",
+    )  # fmt: skip
+    assert measured.code == 0, measured.err
+    rate = {k: float(re.search(rf"{k} ([\d.]+)", measured.out)[1]) for k in ("wer", "wer_real")}  # pyright: ignore
+    assert rate["wer_real"] < 0.3 and rate["wer"] < 0.5
 
 
 def test_a_source_of_sound_becomes_a_tokenizer(trimask, here: Path):

@@ -63,6 +63,8 @@ def test_a_colon_in_an_existing_path_is_no_split(tmp_path):
         ("x?limit=0", "limit=0"),
         ("x?loudness=3", "loudness=3"),
         ("x?count=3", "count=3"),
+        ("world:scenes?image_size=64", "image_size=64"),
+        ("world:speech?loudness=-20", "loudness=-20"),
         ("world:scenes?caption=x", "caption=x"),
         ("x:", "colon"),
         ("?limit=3", "no path"),

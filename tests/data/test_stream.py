@@ -1,6 +1,7 @@
 """The training stream: proportions, packing, exact state, and what may not change the order."""
 
 import json
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -68,8 +69,10 @@ def sets(tmp_path_factory) -> dict[str, str]:
         {"key": f"s{i}", "text": codes(50, 3), "voice": codes(50, 2), "speech": codes(10, 5 + i % 9, 2)}
         for i in range(30)
     ]
+    everything = [{**s, "image": codes(20, 2, 2)} for s in speech]
     book = [{"key": "b", "text": codes(50, 1000)}]
-    return {n: made(folder, n, r) for n, r in {"text": text, "pairs": pairs, "speech": speech, "book": book}.items()}
+    rows = {"text": text, "pairs": pairs, "speech": speech, "all": everything, "book": book}
+    return {n: made(folder, n, r) for n, r in rows.items()}
 
 
 def config(sets: dict[str, str], *names: str, **more) -> StreamConfig:
@@ -212,6 +215,41 @@ def test_anti_masking_shows_each_item_twice(sets):
     pairs = [v for v in views.values() if len(v) == 2]
     assert len(pairs) > 40
     assert all(torch.equal(a, ~b) for a, b in pairs)
+
+
+def test_any_makes_every_set_of_parts_a_target_but_the_voice(sets):
+    source = SourceConfig(path=sets["all"], tasks=("any",))
+    clean = Conditions(clean=1.0, joint=0.0, null=0.0)
+    stream = Stream(StreamConfig(sources=(source,), rows=4, slots=64, tokens=96, conditions=clean), VOCABULARY)
+    seen: dict[tuple, dict[str, bool]] = {}
+    for batch, _ in zip(stream, range(60), strict=False):
+        for s in batch.masked.canvas.spans:
+            seen.setdefault((s.key, s.draw.order), {})[s.kind] = s.target
+    targets = {frozenset(k for k, target in kinds.items() if target) for kinds in seen.values()}
+    assert targets == {frozenset(t) for n in (1, 2, 3) for t in combinations(("text", "image", "speech"), n)}
+    assert all(kinds["voice"] is False for kinds in seen.values() if kinds["speech"])
+
+
+def test_what_is_not_used_of_a_set_is_said(tmp_path):
+    rows = [
+        {"key": "fits", "text": [1, 2], "image": [[0] * 4] * 4},
+        {"key": "large picture", "text": [1, 2], "image": [[0] * 9] * 9},
+        {"key": "no picture", "text": [1] * 5},
+    ]
+    path = made(tmp_path, "mixed", rows)
+
+    def notes(*tasks: str) -> list[str]:
+        source = SourceConfig(path=path, tasks=tasks)
+        return Stream(StreamConfig(sources=(source,), rows=1, slots=40, tokens=40), VOCABULARY).notes
+
+    (left_out, lacking) = sorted(notes("text>image"))
+    assert "1 items do not fit a row of 40 positions" in left_out and "data.slots" in left_out
+    assert "1 items lack what text>image need" in lacking
+    (curtailed,) = notes("text", "text>image")
+    assert "1 items fit a row of 40 positions and 40 tokens under some of their tasks only" in curtailed
+    assert notes("text") == []
+    with pytest.raises(UsageError, match=r"holds text, image: none of the tasks text>speech can be trained"):
+        notes("text>speech")
 
 
 def test_a_set_that_does_not_fit_is_an_error(sets):

@@ -66,6 +66,11 @@ def test_tables_hold_samples_against_real_text():
     assert len(bits) == 3 and all(0 < v < 40 for v in bits.values())
 
 
+def test_without_training_text_nothing_is_said_of_it():
+    metrics = {r.metric for r in writing_table(TRAINING, TRAINING, [])}
+    assert "distinct 1-grams" in metrics and not any("training" in m or "copied" in m for m in metrics)
+
+
 def test_samples_without_words_give_a_row_that_says_so():
     (only,) = writing_table(["", "123"], TRAINING, TRAINING)
     assert only.value == 0

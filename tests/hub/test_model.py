@@ -265,6 +265,21 @@ def test_scoring_does_not_depend_on_what_is_hidden(model: Model):
     assert scores[0] == scores[1]
 
 
+def test_a_filled_canvas_is_scored_like_its_row(model: Model):
+    text = Segment("text", codes(model, "text", "a red circle"))
+    row = Row((text, Segment("image", np.zeros((4, 4), np.int32), target=True)), key="x")
+    free = Row((Segment("text", text.codes, target=True, span=24),), key="y")
+    for one in (row, free):
+        canvas = Composer(model.vocabulary, 64).compose([[one]])
+        scores = [model.score(given, draws=4) for given in (canvas, one)]
+        assert str(scores[0]) == str(scores[1])
+    with pytest.raises(UsageError, match="the canvas has 2"):
+        model.score(Composer(model.vocabulary, 64).compose([[row, free]]))
+    hidden = Segment("image", np.zeros((4, 4), np.int32), target=True, hidden=True)
+    with pytest.raises(UsageError, match="not filled"):
+        model.score(Composer(model.vocabulary, 64).compose([[Row((text, hidden))]]))
+
+
 def test_a_model_in_training_is_left_as_it_is(bundle: Bundle):
     network = tiny.network(tiny.tokenizers())
     network.dtype = torch.bfloat16

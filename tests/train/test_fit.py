@@ -69,7 +69,7 @@ def config(folder: Path, run: Path, **changes) -> TrainConfig:
         budget=Budget(steps=14),
         checkpoints=Checkpoints(every=4),
         log_every=7,
-        dtype="float32",
+        dtype="fp32",
         compile="off",
     )
     return chz.replace(base, **changes)

@@ -13,6 +13,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from trimask.core.canvas import Composer
+from trimask.core.compute import DTYPES
 from trimask.core.errors import ArtifactError, TrainingError, UsageError
 from trimask.core.modality import Modality, Vocabulary
 from trimask.diffusion.forward import corrupt
@@ -57,7 +58,7 @@ def test_a_seed_decides_the_weights(tmp_path):
 
 def test_bfloat16_compute_is_repeatable_with_float32_weights(tmp_path):
     for name in ("a", "b"):
-        toy_run.run(tmp_path / name, 6, dtype="bfloat16")
+        toy_run.run(tmp_path / name, 6, dtype="bf16")
     assert same(tmp_path / "a", tmp_path / "b")
     assert {v.dtype for v in weights(tmp_path / "a").values()} == {torch.float32}
 
@@ -133,6 +134,22 @@ def test_validation_is_the_bound_on_fixed_batches(tmp_path):
         # An untrained model is near the logarithm of the alphabet's size; training gets below.
         assert last[name]["nats"] < first[name]["nats"] < math.log(codes + 2) + 3 * first[name]["error"]
         assert 0 < last[name]["error"] < 0.5 * last[name]["nats"] and last[name]["tokens"] >= 96
+
+
+def test_validation_without_a_cadence_or_of_paired_masks_is_refused():
+    data = toy_run.config("x").data
+    with pytest.raises(UsageError, match="must be positive"):
+        Validation(data=data, every=0)
+    with pytest.raises(UsageError, match="anti_masking"):
+        Validation(data=chz.replace(data, anti_masking=True))
+
+
+def test_evaluation_sees_the_blocks_uncompiled_and_training_gets_them_back():
+    model = Transformer(toy_run.config("x").model).compiled()
+    before = model.body
+    with model.eager():
+        assert model.body == model._body != before
+    assert model.body is before
 
 
 def test_validation_weights_are_those_of_the_bound_whatever_training_uses():
@@ -262,6 +279,13 @@ def test_init_starts_from_the_weights_of_another_run(tmp_path):
     assert all(torch.allclose(a[k], b[k], atol=1e-9) for k in a)
 
 
+def test_init_refuses_weights_that_would_compute_something_else(tmp_path):
+    turned = chz.replace(toy_run.config("x").model, rope_base=50.0)
+    save_bundle(tmp_path / "turned", Transformer(turned), {})
+    with pytest.raises(ArtifactError, match=r"model\.rope_base=50\.0, this run has 1000"):
+        toy_run.run(tmp_path / "run", 2, init=str(tmp_path / "turned"))
+
+
 def test_init_refuses_another_vocabulary_shape_or_tokenizer(tmp_path):
     other = Vocabulary(modalities=(Modality(name="text", grid="line", codes=256),))
     config = ModelConfig(vocabulary=other, depth=1, width=16, head_dim=16)
@@ -305,14 +329,14 @@ def test_a_checkpoint_is_a_bundle_with_the_averaged_weights(tmp_path):
 
 def test_a_device_that_is_not_there_is_a_usage_error(tmp_path):
     missing = "mps" if not torch.backends.mps.is_available() else "cuda"
-    with pytest.raises(UsageError, match=f"device={missing}: this machine has"):
+    with pytest.raises(UsageError, match=f"device '{missing}' is not there: this machine has"):
         toy_run.run(tmp_path / "run", 2, device=missing)
 
 
 def test_choices_are_measured_and_explained():
     config = toy_run.config("x").model
     chosen = device.choose(("cpu", "auto", "auto"), config, 4, 64, lambda block: 10 * block)
-    assert chosen.dtype in device.DTYPES and not chosen.compile and chosen.matmul_rate > 1e8
+    assert chosen.dtype in DTYPES and not chosen.compile and chosen.matmul_rate > 1e8
     assert "ms" in chosen.reasons[0] and "the run is short" in chosen.reasons[1] and "FLOP/s" in chosen.reasons[2]
 
 

@@ -52,6 +52,11 @@ def tensors(run: Path, step: int) -> dict[str, torch.Tensor]:
     return {k: v.clone() for n in ("model", "training") for k, v in load_file(folder / f"{n}.safetensors").items()}
 
 
+def growing(folder: Path) -> bool:
+    """Whether a checkpoint is being written."""
+    return folder.is_dir() and any(name.startswith(".step-") for name in os.listdir(folder))
+
+
 def losses(run: Path) -> list[tuple]:
     return [(r["step"], r["loss"], r["losses"], r["cross_entropy"]) for r in record.read_metrics(run)]
 
@@ -91,6 +96,27 @@ def test_kill_9_at_random_moments_changes_nothing(whole, tmp_path):
     process.join(120)
     text = Path(f"{run}.out").read_text()
     assert process.exitcode == 0 and text.count("resuming") == KILLS, text
+    assert_same(whole, run, STEPS)
+
+
+def test_a_kill_while_a_checkpoint_is_written_loses_nothing(whole, tmp_path):
+    run = tmp_path / "run"
+    cut = 0
+    for _ in range(6):
+        before = newest(run)
+        process = start(run, STEPS, 0.9)
+        folder, deadline = run / "checkpoints", time.monotonic() + 60
+        # A checkpoint grows under a name of its own and gets its real one at the end.
+        while time.monotonic() < deadline and not (newest(run) > before and growing(folder)):
+            pass
+        process.kill()
+        process.join()
+        cut += growing(folder)
+        assert all(checkpoint.verified(c) for c in checkpoint.found(folder))
+    assert cut >= 3, "hardly any kill met a checkpoint that was being written"
+    process = start(run, STEPS, 0.9)
+    process.join(120)
+    assert process.exitcode == 0 and not any((run / "checkpoints").glob(".step-*"))
     assert_same(whole, run, STEPS)
 
 

@@ -100,7 +100,7 @@ def config(run: Path | str, steps: int = 40, **changes) -> TrainConfig:
         optimizer=OptimizerConfig(rate=2**-7),
         checkpoints=Checkpoints(every=3),
         log_every=5,
-        dtype="float32",
+        dtype="fp32",
         compile="off",
         device="cpu",
     )

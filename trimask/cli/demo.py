@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from trimask.core.errors import UsageError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -23,8 +25,11 @@ GRADED = ("drawings=100", "captions=50", "speech=60", "texts=20", "cloze=50", "l
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of everything the demo makes.")] = Path("runs/demo"),
-    minutes: Annotated[float, typer.Option(help="Training time of the model.")] = 12.0,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder of everything; by default runs/demo, or runs/demo-scratch."),
+    ] = None,
+    minutes: Annotated[float, typer.Option(help="Training time of the model.")] = 13.0,
     scratch: Annotated[
         bool, typer.Option("--scratch", help="Train the tokenizers too, instead of using those of nano.")
     ] = False,
@@ -44,6 +49,7 @@ def demo(
     from trimask.hub.bundle import CONFIG, MODELS
 
     console = Console()
+    out = out or Path("runs/demo-scratch" if scratch else "runs/demo")
     shipped = (MODELS / "nano" / CONFIG).is_file()
     stages: list[tuple[str, Callable[[], Any]]] = [
         *([("The shipped model", lambda: look(out / "nano", console))] if shipped else []),
@@ -59,11 +65,15 @@ def demo(
 
 
 def look(out: Path, console: "Console") -> None:
-    """Pictures, speech and text of the shipped model."""
+    """Pictures, speech and text of the shipped model; what is there already is kept."""
+    if (out / "text.txt").is_file():
+        console.print(f"{out}: kept")
+        return
     import numpy as np
     import soundfile
 
     import trimask
+    from trimask.core.files import replacing
     from trimask.recipes.samples import sheet
 
     model: Model = trimask.load("nano")
@@ -72,23 +82,31 @@ def look(out: Path, console: "Console") -> None:
     sheet([np.asarray(p) for p in model.image(list(DRAWN))]).save(out / "pictures.png")
     for i, (samples, rate) in enumerate(model.speech(list(SPOKEN))):
         soundfile.write(out / f"speech-{i}.wav", samples, rate)
-    (out / "text.txt").write_text(model.text("Once upon a time") + "\n")
+    # Last: it says that everything is there.
+    with replacing(out / "text.txt") as temporary:
+        temporary.write_text(model.text("Once upon a time") + "\n")
     console.print(f"{out}: pictures.png of {', '.join(DRAWN)}; recordings of {', '.join(SPOKEN)}; text.txt")
 
 
 def tokenizers(out: Path, scratch: bool, console: "Console") -> None:
     """Those of nano, or new ones from the built-in world."""
+    from trimask.cli import holders
+    from trimask.tokenizers.artifact import load
+
     folder = out / "tokenizers"
+    shipped, _ = holders.tokenizers("nano", ())
+    there = {name: load(folder / name).fingerprint for name in shipped if (folder / name).exists()}
+    if there and scratch == any(there[name] == shipped[name].fingerprint for name in there):
+        raise UsageError(
+            f"{out} is a demo {'without' if scratch else 'with'} --scratch; choose another folder with --out"
+        )
     if scratch:
         from trimask.recipes.tokenizers import NanoTokenizers, nano_tokenizers
 
         nano_tokenizers(NanoTokenizers(out=str(folder)), console)
         return
-    from trimask.cli import holders
-
-    shipped, _ = holders.tokenizers("nano", ())
     for name, tokenizer in shipped.items():
-        if not (folder / name).exists():
+        if name not in there:
             tokenizer.save(folder / name)
     console.print(f"those of nano: {', '.join(shipped)}")
 
@@ -106,10 +124,15 @@ def data(out: Path, console: "Console") -> None:
 def train(out: Path, minutes: float) -> None:
     """The recipe `demo` with its folders below `out`."""
     from trimask import recipes
+    from trimask.core.files import read_json
     from trimask.recipes.demo import WEIGHTS
     from trimask.train.loop import fit
 
     moved = [f"run={out / 'model'}", f"budget.minutes={minutes}"]
+    begun = out / "model" / "config.json"
+    if begun.is_file() and read_json(begun).get("budget.minutes") != minutes:
+        # Another length is another run; the first is kept beside it.
+        moved.append("on_existing=new")
     moved.append("tokenizers=" + ",".join(str(out / "tokenizers" / part) for part in ("text", "image", "audio")))
     for split, key in (("train", "data"), ("validation", "validation.data")):
         moved += [f"{key}.sources.{i}.path={out / 'sets' / split / name}" for i, name in enumerate(WEIGHTS)]

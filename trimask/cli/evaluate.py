@@ -10,7 +10,6 @@ import typer
 
 from trimask.cli import options
 from trimask.cli.options import Device, DType
-from trimask.cli.overrides import configure, split
 from trimask.core.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -27,9 +26,11 @@ WORLD = (
 """The test part of the built-in world."""
 COMPARED = ("test-seen", "test-pairs")
 """Splits that the test split is compared with; their likelihood is not measured."""
-SHIPPED = Path(__file__).parents[1] / "models" / "judges"
-TASKS = ("text", "text>image", "image>text", "text>speech", "speech>text")
-"""Tasks whose likelihood is measured where a set and the model allow it."""
+TASKS = (
+    *("text", "image", "speech", "sound"),
+    *("text>image", "image>text", "text>speech", "speech>text", "text>sound", "sound>text"),
+)
+"""Tasks whose likelihood is measured where a set and the model allow it; those of one kind where a set has no other."""
 
 
 def evaluate(
@@ -65,14 +66,15 @@ def evaluate(
     trimask evaluate runs/mine "photos:test?image_size=32" drawings=100 likelihood=50
     trimask evaluate runs/mine stories:validation "only=likelihood*"
     """
-    sources, settings = split(arguments or ())
-    if not sources and not world:
-        raise UsageError("say what to evaluate on: one or several sources, or --world")
     import chz
 
-    from trimask.evaluation.suite import Judges, SuiteConfig, load_judges
+    from trimask.core.config import configure, split_settings
+    from trimask.evaluation.suite import SHIPPED, Judges, SuiteConfig, load_judges
     from trimask.evaluation.suite import evaluate as run
 
+    sources, settings = split_settings(arguments or ())
+    if not sources and not world:
+        raise UsageError("say what to evaluate on: one or several sources, or --world")
     config = configure(chz.Blueprint(SuiteConfig), settings, "evaluation")
     if judges is not None and not judges.is_dir():
         raise DataError(f"--judges {judges}: no such folder")
@@ -142,10 +144,10 @@ def _part(source: Any, split: str) -> list[Any]:
 
 
 def _tasks(parts: Mapping[str, Any], model: "Model") -> tuple[str, ...]:
-    from trimask.data.tasks import feasible
+    from trimask.data.tasks import VOICE, feasible
 
     known = {k: v for k, v in parts.items() if k in model.vocabulary.kinds}
-    return tuple(t for t in feasible(TASKS, known) if t != "text" or set(known) == {"text"})
+    return tuple(t for t in feasible(TASKS, known) if ">" in t or set(known) - {VOICE} == {t})
 
 
 def _facts(model: "Model") -> dict[str, Any]:

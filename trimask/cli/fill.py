@@ -52,6 +52,8 @@ def fill(
     parts = {k: v for k, v in stated.items() if v is not None}
     if not parts and not missing:
         raise UsageError("nothing to fill: give --text, --image, --speech or --sound, with a hole in one of them")
+    if output is not None and output.suffix:
+        options.check_output(output, tuple(s for allowed in options.FILES.values() for s in allowed))
     cut = options.numbers(box, 4, "--box") if box else None
     times = options.numbers(interval, 2, "--interval", float) if interval else None
     pixels = options.size(size)

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trimask.cli.overrides import configure, split
 from trimask.core.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    from trimask.core.item import Item
     from trimask.data.readers.base import Reader, Record
     from trimask.tokenizers.contract import Tokenizer
 
@@ -47,14 +47,18 @@ class Contents:
 
     def __getitem__(self, index: int) -> Any:
         """Raises `RecordError` for a record that cannot be decoded, and names it."""
+        parts = self.item(index).parts
+        return next(parts[k] for k in self.kinds if k in parts)
+
+    def item(self, index: int) -> "Item":
+        """The whole record, which has content of the modality."""
         from trimask.core.item import Item
 
         record = self.records[index]
         item = self.reader.item(record)
-        found = [item.parts[k] for k in self.kinds if k in item.parts] if isinstance(item, Item) else []
-        if not found:
+        if not isinstance(item, Item) or not any(k in item.parts for k in self.kinds):
             raise record.bad(f"no {' or '.join(self.kinds)}; leave such records out with ?require={self.kinds[0]}")
-        return found[0]
+        return item
 
 
 def train(
@@ -82,7 +86,9 @@ def train(
     trimask tokenizer train audio clips.jsonl --out tokenizers/audio objective.settings.codebooks=4
     trimask tokenizer train nano --out tokenizers data=../shared/data
     """
-    sources, settings = split(arguments or ())
+    from trimask.core.config import split_settings
+
+    sources, settings = split_settings(arguments or ())
     if out is None:
         raise UsageError("say where the tokenizer goes: --out FOLDER")
     if modality == "nano":
@@ -96,18 +102,34 @@ def train(
     tokenizer = (
         _text(sources, settings, sets) if modality == "text" else _network(modality, sources, settings, sets, out)
     )
-    tokenizer.save(out)
+    _save(tokenizer, out)
     print(out)
     if sets:
         print(_report(tokenizer, sets, out.with_name(f"{out.name}-report.html")))
+
+
+def _save(tokenizer: "Tokenizer", out: Path) -> None:
+    """Raises `UsageError` rather than write over another tokenizer."""
+    from trimask.tokenizers.artifact import MANIFEST, load
+
+    if (out / MANIFEST).exists() and load(out).fingerprint != tokenizer.fingerprint:
+        raise UsageError(f"{out} holds another tokenizer, which prepared sets may need; choose another --out")
+    tokenizer.save(out)
 
 
 def evaluate(
     folder: Annotated[Path, typer.Argument(help="Folder of the tokenizer.")],
     sources: Annotated[list[str], typer.Argument(help="Sources as for `trimask prepare`, not trained on.")],
     report: Annotated[Path | None, typer.Option(help="HTML file to write; by default beside the tokenizer.")] = None,
+    recognizer: Annotated[
+        Path | None, typer.Option(help="Folder of the recognizer; by default that of the package.")
+    ] = None,
 ) -> None:
     """Measure how well a tokenizer reconstructs, and write originals beside reconstructions.
+
+    Of speech with its text also the word error rate of a recognizer, of the recordings (wer_real) and
+    of their reconstructions (wer). The recognizer of the package knows the words of the built-in world
+    only; one of your own is a folder that `python -m trimask.recipes.judges` makes.
 
     \b
     trimask tokenizer evaluate tokenizers/image "photos:test?image_size=32"
@@ -119,14 +141,35 @@ def evaluate(
     tokenizer = load(folder)
     sets = {s: _first(s, tokenizer.modality.name) for s in sources}
     for name, raws in sets.items():
-        figures = ", ".join(f"{k} {v:.4g}" for k, v in measure(tokenizer, raws).items())
-        print(f"{name}: {figures}")
+        quality = measure(tokenizer, raws)
+        if tokenizer.modality.name == "audio":
+            quality |= _heard(tokenizer, name, recognizer)
+        print(f"{name}: {', '.join(f'{k} {v:.4g}' for k, v in quality.items())}")
     print(_report(tokenizer, sets, report or folder.with_name(f"{folder.name}-report.html")))
+
+
+def _heard(tokenizer: "Tokenizer", source: str, folder: Path | None) -> dict[str, float]:
+    """Intelligibility, where the source has speech with its text and there is a recognizer."""
+    from trimask.evaluation.audio import intelligibility
+    from trimask.evaluation.recognizer import Recognizer
+    from trimask.evaluation.suite import RECOGNIZER, SHIPPED
+
+    folder = folder or (SHIPPED / RECOGNIZER)
+    contents = Contents(source, "audio")
+    if not {"text", "speech"} <= set(contents.reader.kinds) or not folder.is_dir():
+        return {}
+    items = [contents.item(i) for i in range(min(HELD_OUT, len(contents)))]
+    spoken = [(i.parts["speech"], str(i.parts["text"])) for i in items if {"text", "speech"} <= set(i.parts)]
+    if not spoken:
+        return {}
+    clips: list[Any] = [clip for clip, _ in spoken]
+    return intelligibility(Recognizer.load(folder), clips, [text for _, text in spoken])(tokenizer)
 
 
 def _nano(sources: Sequence[str], settings: Sequence[str]) -> None:
     import chz
 
+    from trimask.core.config import configure
     from trimask.recipes.tokenizers import NanoTokenizers, nano_tokenizers
 
     if sources:
@@ -153,6 +196,7 @@ def _network(
 ) -> "Tokenizer":
     import chz
 
+    from trimask.core.config import configure
     from trimask.tokenizers.objectives import AudioObjective, ImageObjective
     from trimask.tokenizers.training import TokenizerTraining, Weighted, train_tokenizer
 

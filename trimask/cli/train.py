@@ -64,9 +64,13 @@ def train(
     stated = [*(settings or ()), *(f"{k}={v}" for k, v in flags.items() if v is not None)]
     if data and not any(s.startswith("tokenizers=") for s in stated):
         stated.append(f"tokenizers={','.join(_tokenizers(data))}")
-    config = recipes.configure(recipe, stated)
     if data:
-        config = _with_sets(config, data, validation or ())
+        # The sets take the place of the recipe's before what is said of them is applied.
+        later = [s for s in stated if s.startswith(("data.sources", "validation."))]
+        config = recipes.configure(recipe, [s for s in stated if s not in later])
+        config = _changed(recipe, _with_sets(config, data, validation or ()), later)
+    else:
+        config = recipes.configure(recipe, stated)
     if dry_run:
         from trimask.train import dryrun
 
@@ -96,14 +100,29 @@ def _with_sets(config: "TrainConfig", data: Sequence[Path], validation: Sequence
     """The run on other sets; without sets to validate on there is no validation."""
     import chz
 
+    from trimask.data.manifest import read_manifest
     from trimask.data.stream import SourceConfig
+    from trimask.data.tasks import ANY, feasible
     from trimask.train.config import Validation
 
-    def stream(sets: Sequence[Path]):
-        return chz.replace(config.data, sources=tuple(SourceConfig(path=str(s)) for s in sets))
+    def source(one: Path) -> SourceConfig:
+        # A set without captions, say: what it has is then learned as it is.
+        fits = feasible(list(config.data.tasks), dict.fromkeys(read_manifest(one).kinds))
+        return SourceConfig(path=str(one), tasks=() if fits else (ANY,))
 
     held_out = None
     if validation:
         settings = {"batches": config.validation.batches, "every": config.validation.every} if config.validation else {}
-        held_out = Validation(data=stream(validation), **settings)
-    return chz.replace(config, data=stream(data), validation=held_out)
+        stream = chz.replace(config.data, sources=tuple(map(source, validation)), anti_masking=False)
+        held_out = Validation(data=stream, **settings)
+    return chz.replace(config, data=chz.replace(config.data, sources=tuple(map(source, data))), validation=held_out)
+
+
+def _changed(recipe: str, config: "TrainConfig", settings: Sequence[str]) -> "TrainConfig":
+    """A finished configuration with settings applied."""
+    import chz
+
+    from trimask.core.config import configure
+
+    values = chz.beta_to_blueprint_values(config)
+    return configure(chz.Blueprint(type(config)).apply(values), settings, f"recipe {recipe}") if settings else config

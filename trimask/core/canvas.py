@@ -122,10 +122,6 @@ class Canvas:
     def with_ids(self, ids_BL: Tensor) -> "Canvas":
         return replace(self, ids_BL=ids_BL)
 
-    def rows(self, index: slice | Tensor) -> "Canvas":
-        """The canvas of some rows (tensors only: `spans` is dropped)."""
-        return replace(self, **{k: v[index] for k, v in self._tensors().items()}, spans=())
-
     def below(self, other: "Canvas") -> "Canvas":
         """This canvas with the rows of another of the same layout below it; keeps this one's `spans`."""
         theirs = other._tensors()
@@ -316,6 +312,22 @@ def grid_coords(v: Vocabulary, grid: str, shape: tuple[int, ...], stack: bool) -
         return np.stack([1 + np.arange(n), np.zeros(n, int)], axis=-1)
     rows, columns = np.meshgrid(np.arange(units[0]), np.arange(units[1]), indexing="ij")
     return 1 + np.stack([rows.ravel(), columns.ravel()], axis=-1)
+
+
+def rows_of(canvas: Canvas, vocabulary: Vocabulary) -> list[Row]:
+    """The items of a filled canvas, as `Composer.compose` was given them, without what was hidden."""
+    items: dict[tuple[int, int], list[Span]] = {}
+    number = -1
+    for span in canvas.spans:
+        number += span.index == 0
+        items.setdefault((span.row, number), []).append(span)
+    out = []
+    for spans in items.values():
+        segments = tuple(
+            Segment(s.kind, read(canvas, vocabulary, s), s.target, s.shape[0] if s.free else None) for s in spans
+        )
+        out.append(Row(segments, spans[0].key, spans[0].draw))
+    return out
 
 
 def read(canvas: Canvas, vocabulary: Vocabulary, span: Span) -> np.ndarray:

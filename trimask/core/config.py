@@ -1,14 +1,49 @@
-"""Configurations as JSON: what a run folder and a checkpoint keep of a `chz` object."""
+"""Configurations: `chz` objects from `key.sub=value`, and as the JSON that run folders and checkpoints keep."""
 
 import importlib
+import re
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import chz
+from chz.blueprint import ConstructionException, ExtraneousBlueprintArg, InvalidBlueprintArg, MissingBlueprintArg
 
-from trimask.core.errors import ArtifactError
+from trimask.core.errors import ArtifactError, UsageError
 
 T = TypeVar("T")
+SETTING = re.compile(r"[A-Za-z_][\w.]*=")
 _CLASS = "class "
+
+
+def split_settings(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Arguments that are no settings, and those that are (`key.sub=value`)."""
+    settings = [a for a in arguments if SETTING.match(a)]
+    return [a for a in arguments if a not in settings], settings
+
+
+def configure(blueprint: "chz.Blueprint[T]", settings: Sequence[str], what: str) -> T:
+    """The object of a blueprint with settings `key.sub=value` applied.
+
+    Raises `UsageError`, which begins with `what`, for an unknown key and for a value that does not fit.
+    """
+    for setting in settings:
+        if not SETTING.match(setting):
+            raise UsageError(f"{setting!r} is not a setting; write key=value, for example budget.steps=1000")
+    try:
+        return blueprint.apply_from_argv(list(settings), layer_name="command line").make()
+    except UsageError:
+        raise
+    except (ConstructionException, ExtraneousBlueprintArg, InvalidBlueprintArg, MissingBlueprintArg, ValueError) as e:
+        # On one line, and without chz's advice to append --help, which is not our way.
+        reason = " ".join(str(e).partition("\nAppend --help")[0].split())
+        known = f"; there are: {', '.join(keys(blueprint))}" if isinstance(e, ExtraneousBlueprintArg) else ""
+        raise UsageError(f"{what}: {reason}{known}") from None
+
+
+def keys(blueprint: "chz.Blueprint[Any]") -> list[str]:
+    """The keys that a blueprint takes, as its help lists them."""
+    lines = blueprint.get_help().splitlines()
+    return [m[1] for line in lines if (m := re.match(r"\s+([a-z_][\w.]*)\s{2,}", line))]
 
 
 def to_json(config: Any) -> dict[str, Any]:

@@ -95,7 +95,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 class Pieces:
     """Random access to the items of one set; a long text is cut into pieces that fit a row.
 
-    An item that fits no task is left out and counted in `too_long`.
+    An item that fits a row under no task is left out (`left_out`); one that fits under some of its tasks
+    only is used for those (`curtailed`); one whose parts make no task is not used (`taskless`).
     """
 
     def __init__(self, config: StreamConfig, source: SourceConfig, vocabulary: Vocabulary):
@@ -105,11 +106,13 @@ class Pieces:
         self.weights = {n: config.tasks.get(n, 1.0) for n in source.tasks or config.tasks}
         self.composer = Composer(vocabulary, config.slots, config.tokens)
         self.text_piece = config.slots - ITEM_OVERHEAD - 1
-        self.too_long = 0
+        self.left_out = self.curtailed = self.taskless = 0
+        self._check_tasks()
         self.index = [(i, j) for i in range(len(self.shard)) for j in range(self._pieces(self.shard.shape(i)))]
         if not self.index:
             raise DataError(
-                f"{source.path}: no item fits a row of {config.slots} positions under the tasks {sorted(self.weights)}"
+                f"{source.path}: no item fits a row of {config.slots} positions under the tasks "
+                f"{', '.join(self.weights)}; raise data.slots and data.tokens, or prepare smaller items"
             )
         self.mean_slots = self._mean_slots()
 
@@ -139,6 +142,27 @@ class Pieces:
         segments = draw_row(chosen, parts, self.vocabulary, self.config.conditions, rng)
         return Row(self._trimmed(segments), name, draw)
 
+    def notes(self) -> list[str]:
+        """What of the set is not used, for people."""
+        row = f"a row of {self.composer.slots} positions and {self.composer.tokens} tokens"
+        more = "data.slots and data.tokens make rows longer"
+        lines = []
+        if self.taskless:
+            lines.append(f"{self.source.path}: {self.taskless} items lack what {', '.join(self.weights)} need; unused")
+        if self.left_out:
+            lines.append(f"{self.source.path}: {self.left_out} items do not fit {row} and are left out; {more}")
+        if self.curtailed:
+            lines.append(f"{self.source.path}: {self.curtailed} items fit {row} under some of their tasks only; {more}")
+        return lines
+
+    def _check_tasks(self) -> None:
+        kinds = dict.fromkeys(self.shard.manifest.kinds)
+        if not feasible(list(self.weights), kinds):
+            raise UsageError(
+                f"{self.source.path} holds {', '.join(kinds)}: none of the tasks {', '.join(self.weights)} can be "
+                "trained on it; name one with the source's tasks, for example data.sources.0.tasks=any"
+            )
+
     def _mean_slots(self) -> float:
         """Positions of an average draw, over evenly spaced items: tasks and free spans included."""
         some = range(0, len(self), max(1, len(self) // MEASURED))
@@ -150,9 +174,11 @@ class Pieces:
     def _pieces(self, shapes: Shapes) -> int:
         if self._is_long_text(shapes) and "text" in self.weights:
             return -(-shapes["text"][0] // self.text_piece)
-        fits = bool(self._options(shapes))
-        self.too_long += not fits
-        return int(fits)
+        fitting, possible = self._options(shapes), feasible(list(self.weights), shapes)
+        self.taskless += not possible
+        self.left_out += bool(possible) and not fitting
+        self.curtailed += 0 < len(fitting) < len(possible)
+        return int(bool(fitting))
 
     def _options(self, shapes: Shapes) -> list[str]:
         """The tasks that the item allows and that fit a row."""
@@ -219,6 +245,7 @@ class Stream:
         self.pieces = [Pieces(config, s, vocabulary) for s in config.sources]
         self.shares = shares(config, self.pieces, horizon)
         self.manifests = [p.shard.manifest for p in self.pieces]
+        self.notes = [line for p in self.pieces for line in p.notes()]
         self._windows = self._dataset()
         self.restore({"window": 0, "row": 0})
 

@@ -4,27 +4,20 @@ The judges are small enough to be trained on the fly, so this is no training sys
 loss that is a function of the step, AdamW, a warm-up and a cosine.
 """
 
-import json
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import chz
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from trimask.core.errors import TrainingError, UsageError
-from trimask.core.files import read_json, replacing, settled
 from trimask.core.rng import key
-from trimask.core.units import duration
+from trimask.core.running import progress, restore_state, save_state
 
-LINE_SECONDS = 15.0
-"""Seconds between progress lines when the output is not a terminal."""
 SAVE_SECONDS = 60.0
 """Seconds between checkpoints, where a folder is given for them."""
 
@@ -78,7 +71,7 @@ def train(
     before the optimizer moves.
     """
     optimizer = torch.optim.AdamW(network.parameters(), lr=fit.rate, betas=(0.9, 0.98), weight_decay=fit.decay)
-    step = _restore(network, optimizer, folder)
+    step = restore_state(network, optimizer, folder) if folder else 0
     losses: list[float] = []
     saved = time.monotonic()
     network.train()
@@ -97,53 +90,7 @@ def train(
             losses.append(value.item())
             advance(step, f"loss {value.item():.4f}")
             if folder is not None and time.monotonic() - saved > SAVE_SECONDS:
-                _save(network, optimizer, step, folder)
+                save_state(network, optimizer, step, folder)
                 saved = time.monotonic()
     network.eval()
     return losses
-
-
-@contextmanager
-def progress(console: Console, total: int, done: int, title: str) -> Iterator[Callable[[int, str], None]]:
-    """A bar on a terminal; elsewhere a plain line now and then. Call it with (done, note)."""
-    if console.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console) as bar:
-            task = bar.add_task(title, total=total, completed=done)
-            yield lambda n, note: bar.update(task, completed=n, description=f"{title} {note}")
-        return
-    started, last = time.monotonic(), [time.monotonic()]
-
-    def line(n: int, note: str) -> None:
-        now = time.monotonic()
-        if n == total or now - last[0] >= LINE_SECONDS:
-            last[0] = now
-            left = (total - n) * (now - started) / max(1, n - done)
-            console.print(f"{title}: {n} of {total}, {note}, {duration(left)} left", highlight=False)
-
-    yield line
-
-
-def _save(network: nn.Module, optimizer: torch.optim.Optimizer, step: int, folder: Path) -> None:
-    tensors = {f"network.{k}": v.contiguous() for k, v in network.state_dict().items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{k}": v.contiguous() for k, v in state.items()}
-    with replacing(folder) as temporary:
-        temporary.mkdir()
-        save_file(tensors, temporary / "state.safetensors")
-        (temporary / "step.json").write_text(json.dumps({"step": step}))
-
-
-def _restore(network: nn.Module, optimizer: torch.optim.Optimizer, folder: Path | None) -> int:
-    """Number of finished steps, with network and optimizer as they were then."""
-    if folder is None or not settled(folder).exists():
-        return 0
-    tensors = load_file(folder / "state.safetensors")
-    network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")})
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, part = name.split(".")
-            moments.setdefault(int(index), {})[part] = value
-    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    return int(read_json(folder / "step.json")["step"])

@@ -134,6 +134,51 @@ def described(image: np.ndarray, caption: str) -> bool:
 
 
 @dataclass
+class Drawing(Section):
+    """Captions are drawn, beside the real pictures after a round trip through the tokenizer; nobody grades them."""
+
+    data: EvaluationSet
+    tokenizer: Tokenizer
+    n: int = 400
+
+    def __post_init__(self):
+        self.name, self.split = f"{self.data.name}: drawing", self.data.split
+
+    def run(self, generator: Generator, seed: int) -> Findings:
+        items = evenly(self.data.items, min(self.n, SHOWN) if self.n else SHOWN)
+        captions = [str(i.parts["text"]) for i in items]
+        sizes = [size_of(i) for i in items]
+        drawn: dict[int, np.ndarray] = {}
+        for size in sorted(set(sizes)):
+            places = [i for i, s in enumerate(sizes) if s == size]
+            images = generator.images([captions[i] for i in places], seed, size)
+            drawn |= dict(zip(places, images, strict=True))
+        real = self.tokenizer.decode(self.tokenizer.encode([i.parts["image"] for i in items]))
+        made = [drawn[i] for i in range(len(items))]
+        return Findings([], [Pictures("drawn", made, captions), Pictures("real, after the tokenizer", real, captions)])
+
+
+@dataclass
+class Captions(Section):
+    """Real pictures are described; the words are compared with the real caption."""
+
+    data: EvaluationSet
+    n: int = 400
+
+    def __post_init__(self):
+        self.name, self.split = f"{self.data.name}: captions", self.data.split
+
+    def run(self, generator: Generator, seed: int) -> Findings:
+        items = evenly(self.data.items, self.n)
+        images, truth = [np.asarray(i.parts["image"]) for i in items], [str(i.parts["text"]) for i in items]
+        said = generator.captions(images, seed)
+        results = [row("exact match", exact_match(truth, said)), row("word error rate", word_errors(truth, said))]
+        pairs = list(zip(truth, said, strict=True))[:SHOWN]
+        grid = Pictures("described", images[:SHOWN], said[:SHOWN])
+        return Findings(results, [grid], lines=[Lines("captions", ("real", "written"), pairs)])
+
+
+@dataclass
 class ClassDrawing(Section):
     """Captions of classes are drawn; a judge trained on real pictures names the class.
 

@@ -8,17 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import soundfile
+from PIL import Image
 
 from trimask.core.files import read_json, replacing
 from trimask.core.item import Audio
 from trimask.core.units import duration
 from trimask.evaluation.table import beside, shown
-from trimask.tokenizers import spectral
-from trimask.tokenizers.audio import to_wave
-
-SPECTROGRAM_BANDS = 64
+from trimask.tokenizers.report import spectrogram
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 70em; padding: 0 1em; color: #222 }
@@ -103,32 +100,22 @@ def _recordings(folder: Path, shown_: Mapping[str, Any]) -> str:
     for name, line in zip(shown_["files"], shown_["lines"], strict=True):
         content = (folder / name).read_bytes()
         samples, rate = soundfile.read(io.BytesIO(content), dtype="float32")
-        picture = _data("image/png", spectrogram(Audio(samples, rate))) if len(samples) else ""
-        image = f"<img alt='spectrogram' src='{picture}'>" if picture else ""
+        image = f"<img alt='spectrogram' src='{_spectrogram(Audio(samples, rate))}'>" if len(samples) else ""
         sound = f"<audio controls preload='none' src='{_data('audio/wav', content)}'></audio>"
         cards.append(f"<div class='clip'>{image}{sound}<br>{_text(line)}</div>")
     return f"<h3>{_text(shown_['title'])}</h3><div class='grid'>{''.join(cards)}</div>"
+
+
+def _spectrogram(clip: Audio) -> str:
+    stream = io.BytesIO()
+    Image.fromarray(spectrogram(clip)).save(stream, "png")
+    return _data("image/png", stream.getvalue())
 
 
 def _lines(shown_: Mapping[str, Any]) -> str:
     head = "".join(f"<th>{_text(c)}</th>" for c in shown_["columns"])
     rows = "".join("<tr>" + "".join(f"<td>{_text(v)}</td>" for v in row) + "</tr>" for row in shown_["rows"])
     return f"<h3>{_text(shown_['title'])}</h3><table><tr>{head}</tr>{rows}</table>"
-
-
-def spectrogram(clip: Audio) -> bytes:
-    """PNG of the log-mel bands of a clip, low bands below, loud bright."""
-    from matplotlib import colormaps
-    from PIL import Image
-
-    magnitude_BFN = spectral.magnitude(spectral.stft(to_wave(clip)[None]))
-    mel_MN = spectral.log_mel(magnitude_BFN, SPECTROGRAM_BANDS)[0].numpy()
-    top = float(mel_MN.max())
-    level_MN = np.clip((mel_MN - top + 8) / 8, 0, 1)[::-1]
-    pixels = (colormaps["magma"](level_MN)[:, :, :3] * 255).astype(np.uint8)
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "png")
-    return stream.getvalue()
 
 
 def _curves(run: Path) -> str:

@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
+from safetensors.numpy import save as tensor_bytes
 from torch import nn
 
 from trimask.core.errors import ArtifactError, DataError
@@ -56,7 +57,7 @@ def save(folder: Path, judge: Stored) -> None:
     }
     with replacing(Path(folder)) as temporary:
         temporary.mkdir()
-        save_file(dict(judge.weights), temporary / WEIGHTS)
+        (temporary / WEIGHTS).write_bytes(tensor_bytes(dict(judge.weights)))
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
 
 

@@ -31,7 +31,7 @@ from trimask.core.units import duration
 from trimask.data.world.draw import SIDE
 from trimask.evaluation.audio import ClassSpeaking, Speaking, Transcribing
 from trimask.evaluation.generator import Generator
-from trimask.evaluation.image import ClassCaptions, ClassDrawing, SceneCaptions, SceneDrawing
+from trimask.evaluation.image import Captions, ClassCaptions, ClassDrawing, Drawing, SceneCaptions, SceneDrawing
 from trimask.evaluation.judges import Judge, train_judge
 from trimask.evaluation.recognizer import Recognizer
 from trimask.evaluation.report import write_report
@@ -43,6 +43,8 @@ from trimask.evaluation.writing import Cloze, Likelihood, Writing
 from trimask.tokenizers.contract import Tokenizer
 
 FORMAT = 1
+SHIPPED = Path(__file__).parents[1] / "models" / "judges"
+"""The judges that come with the package."""
 RECOGNIZER, SPEAKER, TOKENS = "recognizer", "speaker", ".tokens"
 
 
@@ -175,7 +177,7 @@ def _image_sections(one: EvaluationSet, judges: Judges, tokenizer: Tokenizer, co
         return [SceneDrawing(one, config.drawings, tokenizer), SceneCaptions(one, config.captions)]
     judge = judges.classes.get(one.name)
     if judge is None:
-        return []
+        return [Drawing(one, tokenizer, config.drawings), Captions(one, config.captions)]
     drawing = ClassDrawing(one, judge, config.drawings, tokenizer)
     return [drawing, ClassCaptions(one, judge.labels, config.captions, judges.tokens.get(one.name))]
 
@@ -319,6 +321,8 @@ def _rows(done: Mapping[str, Mapping[str, Any]], seed: int) -> list[dict[str, An
 
 def _print(done: Mapping[str, Mapping[str, Any]], console: Console) -> None:
     for name, kept in done.items():
+        if not kept["results"]:
+            continue
         table = Table(title=f"{name} ({kept['split']})", title_justify="left")
         for column, side in (
             ("metric", "left"),

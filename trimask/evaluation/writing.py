@@ -74,7 +74,7 @@ class Writing(Section):
 
     def run(self, generator: Generator, seed: int) -> Findings:
         samples = generator.texts(self.n, seed)
-        training = [_text(i) for i in self.data.train or self.data.items]
+        training = [_text(i) for i in self.data.train]
         held = [_text(i) for i in self.data.items]
         shown = Lines("written", ("text",), [(s,) for s in samples[:SHOWN]])
         return Findings(writing_table(samples, held, training, seed), lines=[shown])
@@ -83,15 +83,18 @@ class Writing(Section):
 def writing_table(samples: Sequence[str], held: Sequence[str], training: Sequence[str], seed: int = 0) -> list[Result]:
     """Vocabulary, entropy, variety and copying of samples, each beside held-out real text.
 
-    Training texts are those of the model; "real" is `held`. Figures that grow with the amount of text
-    are taken at equal amounts.
+    "Real" is `held`. Figures that grow with the amount of text are taken at equal amounts. Without
+    `training` texts, what is said of them is left out.
     """
     count = sum(len(text.words(s)) for s in samples)
     if not count:
         return [Result("words in samples", 0, len(samples))]
     real, n = "held-out real text", len(samples)
-    known = text.vocabulary_share(samples, training)
-    out = [row("sampled words in the training vocabulary", known, text.vocabulary_share(held, training).value, real)]
+    out = []
+    if training:
+        known = text.vocabulary_share(samples, training)
+        beside = text.vocabulary_share(held, training).value
+        out.append(row("sampled words in the training vocabulary", known, beside, real))
     used = min(count, sum(len(text.words(t)) for t in held))
     if used >= SHORTEST_ENTROPY:
         ours, theirs = (text.unigram_entropy(t, used, seed) for t in (samples, held))
@@ -104,6 +107,8 @@ def writing_table(samples: Sequence[str], held: Sequence[str], training: Sequenc
             out.append(
                 Result(f"distinct {k}-grams", text.distinct(samples, k), n, None, "", text.distinct(equal, k), real)
             )
+    if not training:
+        return out
     length, copied = text.longest_copy(samples, training)
     other, _ = text.longest_copy(equal, training)
     return [*out, Result("longest copied run", length, n, None, "words", other, real, f"“{copied}”")]

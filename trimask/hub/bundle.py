@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import trimask
+from trimask.core.compute import DTYPES
 from trimask.core.config import from_json, to_json
 from trimask.core.errors import ArtifactError, DataError, UsageError
 from trimask.core.files import read_json, replacing, settled, sha256
@@ -36,7 +36,6 @@ FORMAT = 1
 CONFIG, WEIGHTS, SAMPLING, MANIFESTS = "config.json", "model.safetensors", "sampling.json", "manifests.json"
 TOKENIZERS = "tokenizers"
 CHECKPOINTS = "checkpoints"
-DTYPES: Mapping[str, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch.float32}
 MODELS = Path(trimask.__file__).parent / "models"
 """Where the models live that come with the package."""
 SHIPPED = ("nano",)

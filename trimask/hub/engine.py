@@ -11,19 +11,16 @@ import torch
 from torch import Tensor
 
 from trimask.core.canvas import Canvas, Composer, Query, Row, Segment, read
-from trimask.core.errors import UsageError
 from trimask.core.modality import Vocabulary
 from trimask.diffusion.bounds import Bound, Plan, bounds
 from trimask.diffusion.denoiser import Denoiser
 from trimask.diffusion.sampling import Engine, Progress, Settings, sample
-from trimask.hub.bundle import DTYPES
 from trimask.model.transformer import Transformer
 
 LENGTHS = (64, 96, 128, 192, 256, 384, 512, 768, 1024)
 """Padded lengths of a row; beyond the last, multiples of it."""
 ROWS = 16
 """Rows of one batch."""
-DEVICES = ("auto", "cpu", "cuda", "mps")
 
 OnStep = Callable[[Progress], None]
 SettingsOf = Callable[[str], Mapping[str, Settings]]
@@ -33,27 +30,6 @@ SettingsOf = Callable[[str], Mapping[str, Settings]]
 def padded(length: int) -> int:
     """The fixed length that a row of `length` is padded to."""
     return next((n for n in LENGTHS if length <= n), -(-length // LENGTHS[-1]) * LENGTHS[-1])
-
-
-def device_of(name: str) -> torch.device:
-    """ "auto" takes CUDA, then MPS, then the CPU. Raises `UsageError` for a device that is not there."""
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        return torch.device(next(d for d, here in available.items() if here))
-    if name.split(":")[0] not in available:
-        raise UsageError(f"device {name!r} is unknown; there are: {', '.join(DEVICES)}")
-    if not available[name.split(":")[0]]:
-        raise UsageError(f"device {name!r} is not available on this machine; use auto or cpu")
-    return torch.device(name)
-
-
-def dtype_of(name: str, device: torch.device) -> torch.dtype:
-    """Compute type: "auto" is bf16 on CUDA, else fp32."""
-    if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    if name not in DTYPES:
-        raise UsageError(f"dtype {name!r} is unknown; there are: auto, {', '.join(DTYPES)}")
-    return DTYPES[name]
 
 
 class Placed:

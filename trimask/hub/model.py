@@ -22,18 +22,18 @@ from typing import Any, Protocol, Unpack
 
 import numpy as np
 
-from trimask.core.canvas import Canvas, Row
+from trimask.core.canvas import Canvas, Row, rows_of
+from trimask.core.compute import device_of, dtype_of
 from trimask.core.errors import DataError, UsageError
 from trimask.core.item import Audio, Item
 from trimask.core.modality import KINDS, Vocabulary
 from trimask.data.tasks import Task
 from trimask.diffusion.bounds import Bound, Plan, by_count, by_time
 from trimask.diffusion.sampling import Engine, Settings, sample
-from trimask.hub import media
+from trimask.hub import filling, media
 from trimask.hub.bundle import Bundle, find, load_bundle
 from trimask.hub.defaults import Overrides
-from trimask.hub.engine import NoEnding, OnStep, Placed, Runner, device_of, dtype_of
-from trimask.hub.filling import Request, rows_of
+from trimask.hub.engine import NoEnding, OnStep, Placed, Runner
 from trimask.hub.layout import Layout, Size, Target, keyed, task_of
 from trimask.hub.media import AudioLike, ImageLike
 
@@ -95,8 +95,9 @@ class Model:
 
     Texts, pictures (path, PIL image, uint8 array) and sounds (path, `(samples, rate)`) go in; strings,
     PIL images and `Audio` pairs `(samples, rate)` come out. Methods take one value or a list of
-    values; `n` asks for several samples of each. Sampling options of every method: `seed`, `steps`,
-    `guidance`, `temperature`, `top_p`, `top_k`, `sampler`; defaults come from the bundle.
+    values; `n` asks for several samples of each. Sampling options: `seed`, `steps`, `guidance`,
+    `temperature`, `top_p`, `top_k`, `sampler`; defaults come from the bundle. `fill` takes all but the
+    seed as `options`, since its keywords are the parts.
     """
 
     def __init__(self, bundle: Bundle, device: str = "auto", dtype: str = "auto"):
@@ -221,15 +222,15 @@ class Model:
             return self._fill_canvas(canvas, seed, on_step, options or {})
         if canvas is not None:
             return self._fill_row(self.layout.prepared(canvas), seed, on_step, options or {})
-        asked = Request(parts, box, mask, interval, missing, Size(size, seconds))
-        rows = rows_of(asked, self.layout)
+        asked = filling.Request(parts, box, mask, interval, missing, Size(size, seconds))
+        rows = filling.rows_of(asked, self.layout)
         made = self.runner.complete(rows, self._settings(options or {}), seed, on_step)
         best = made[self._best(rows, made, seed)] if len(rows) > 1 else made[0]
         return {kind: self._show(kind, [codes])[0] for kind, codes in best.items()}
 
     def score(
         self,
-        canvas: Row | None = None,
+        canvas: Row | Canvas | None = None,
         /,
         *,
         target: str | Sequence[str] | None = None,
@@ -242,8 +243,13 @@ class Model:
 
         `target` names the kinds to be scored; it may be left out where there is one part. With `free`
         the length counts too (under the largest free span that the model knows, if the target fits
-        it); else it is given. A `Row` of codes may be given instead of parts.
+        it); else it is given. A `Row` of codes, or a filled `Canvas` of one item, may be given instead of parts.
         """
+        if isinstance(canvas, Canvas):
+            items = rows_of(canvas, self.vocabulary)
+            if len(items) != 1:
+                raise UsageError(f"score takes one item, the canvas has {len(items)}; score its rows one by one")
+            canvas = items[0]
         row, size = (canvas, None) if canvas is not None else self._scored(parts, target, free)
         row = row if row.key else keyed(row)
         count, time = (self.runner.bounds([row], plan, draws, seed)[0] for plan in (by_count, by_time))

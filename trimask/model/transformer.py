@@ -1,6 +1,7 @@
 """The network: canvas and queries in, logits out; and all of its initialisation."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 
 import numpy as np
@@ -179,6 +180,15 @@ class Transformer(nn.Module):
         """Compile the blocks (static shapes); embedding and head stay eager."""
         self.body = torch.compile(self._body)
         return self
+
+    @contextmanager
+    def eager(self) -> Iterator[None]:
+        """The blocks uncompiled, for batches of many shapes: each would be compiled anew."""
+        before, self.body = self.body, self._body
+        try:
+            yield
+        finally:
+            self.body = before
 
 
 @torch.no_grad()

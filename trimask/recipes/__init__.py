@@ -86,17 +86,9 @@ def configure(name: str, overrides: Sequence[str] = ()) -> "TrainConfig":
 
     Raises `UsageError` for an unknown recipe or key, and for a value that does not fit its key.
     """
-    from chz.blueprint import ConstructionException, ExtraneousBlueprintArg, InvalidBlueprintArg, MissingBlueprintArg
+    from trimask.core import config
 
-    wrong = (ConstructionException, ExtraneousBlueprintArg, InvalidBlueprintArg, MissingBlueprintArg, ValueError)
-    made = blueprint(name)
-    try:
-        return made.apply_from_argv(list(overrides), layer_name="command line").make()
-    except UsageError:
-        raise
-    except wrong as e:
-        reason = " ".join(line.strip() for line in str(e).splitlines() if line.strip())
-        raise UsageError(f"recipe {name}: {reason}") from None
+    return config.configure(blueprint(name), overrides, f"recipe {name}")
 
 
 def options(name: str) -> str:

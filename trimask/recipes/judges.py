@@ -21,9 +21,9 @@ from rich.console import Console
 from trimask.core.errors import DataError, UsageError
 from trimask.core.files import settled
 from trimask.core.item import Audio, Item
+from trimask.core.running import progress
 from trimask.data.readers.detect import read
 from trimask.data.world.source import World
-from trimask.evaluation import fitting
 from trimask.evaluation.fitting import Fit
 from trimask.evaluation.judges import Judge, train_judge
 from trimask.evaluation.recognizer import Recognizer, train_recognizer
@@ -103,7 +103,7 @@ def spoken(split: str, count: int, console: Console, seed: int = SEED) -> list[I
     """Speech of the built-in world."""
     world = World(kind="speech", split=split, count=count, seed=seed)  # pyright: ignore[reportArgumentType]
     items = []
-    with fitting.progress(console, count, 0, f"speaking ({split})") as advance:
+    with progress(console, count, 0, f"speaking ({split})") as advance:
         for i in range(count):
             items.append(world[i])
             advance(i + 1, "clips")
@@ -125,7 +125,7 @@ def real(config: JudgesConfig, name: str, split: str) -> list[Item]:
 def reconstructions(tokenizer: Tokenizer, clips: Sequence[Audio], console: Console) -> list[Audio]:
     """What a tokenizer makes of clips."""
     out = []
-    with fitting.progress(console, len(clips), 0, "coding") as advance:
+    with progress(console, len(clips), 0, "coding") as advance:
         for clip in clips:
             out += tokenizer.decode(tokenizer.encode([clip]))
             advance(len(out), "clips")

@@ -30,7 +30,7 @@ class Samples(Hook):
     )
     sentences: tuple[str, ...] = ("seven", "forty two")
     texts: int = chz.field(default=2, doc="texts from nothing")
-    steps: int = chz.field(default=16, doc="model evaluations a sample")
+    steps: int = chz.field(default=32, doc="model evaluations a sample")
 
     def __call__(self, moment: Moment) -> None:
         folder = moment.folder / "samples" / f"step-{moment.step:08d}"
@@ -38,14 +38,19 @@ class Samples(Hook):
         place = str(next(moment.model.parameters()).device)
         model = Model(Bundle(moment.model, moment.tokenizers, (), Defaults(STARTING), {}, folder), place)
         kinds = moment.model.vocabulary.kinds
+        # A model that does not read draws and speaks as it likes.
+        reads = "text" in kinds
         if "image" in kinds and self.captions:
-            sheet(model.images(self.captions, seed=0)).save(folder / "pictures.png")
+            asked = (list(self.captions), 1) if reads else (None, len(self.captions))
+            drawn = model.image(*asked, seed=0, steps=self.steps)
+            sheet([np.array(p) for p in drawn]).save(folder / "pictures.png")
         if "speech" in kinds:
             for i, sentence in enumerate(self.sentences):
-                samples, rate = model.speech(sentence, seed=i, steps=self.steps)
+                samples, rate = model.speech(sentence if reads else None, seed=i, steps=self.steps)
                 soundfile.write(folder / f"{i}-{sentence.replace(' ', '-')}.wav", samples, rate)
-        texts = [model.text("", seed=i, steps=self.steps) for i in range(self.texts)]
-        (folder / "texts.txt").write_text("\n---\n".join(texts) + "\n")
+        if reads:
+            texts = [model.text("", seed=i, steps=self.steps) for i in range(self.texts)]
+            (folder / "texts.txt").write_text("\n---\n".join(texts) + "\n")
         moment.say(f"samples: {folder}")
 
 

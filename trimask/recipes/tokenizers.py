@@ -1,6 +1,6 @@
 """The recipe of the tokenizers that ship with nano: text, image and audio, from train splits only."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,9 @@ from trimask.data.readers.source import Source
 from trimask.data.world.grade import grade
 from trimask.data.world.source import World
 from trimask.data.world.splits import Split
+from trimask.evaluation.audio import intelligibility
+from trimask.evaluation.recognizer import Recognizer
+from trimask.evaluation.suite import RECOGNIZER, SHIPPED
 from trimask.recipes.sets import WHERE
 from trimask.tokenizers.artifact import MANIFEST, load
 from trimask.tokenizers.contract import Tokenizer
@@ -22,11 +25,13 @@ from trimask.tokenizers.objectives import AudioObjective, ImageObjective
 from trimask.tokenizers.quality import measure
 from trimask.tokenizers.report import write_report
 from trimask.tokenizers.text import TextTokenizer
-from trimask.tokenizers.training import TokenizerTraining, Weighted, train_tokenizer
+from trimask.tokenizers.training import Grader, TokenizerTraining, Weighted, train_tokenizer
 
 REPORT = "report.html"
 SHOWN = 12
 """Samples of each held-out set in a report."""
+SPOKEN = 240
+"""World utterances that a recognizer hears after a round trip, the held-out voice left out."""
 
 
 @chz.chz
@@ -148,7 +153,17 @@ def _audio(config: NanoTokenizers, console: Console) -> Tokenizer:
         if source:
             mixture.append(Weighted(name, list(_contents("speech", [source])), weight))
             held_out |= _held_out(config, name, "speech", loudness=-23.0, **options)
-    return _trained(config, "audio", mixture, held_out, {}, console)
+    return _trained(config, "audio", mixture, held_out, _hearing(min(config.graded, SPOKEN)), console)
+
+
+def _hearing(count: int) -> dict[str, Grader]:
+    """Intelligibility on test speech of the built-in world, where the package's recognizer is there."""
+    if not (SHIPPED / RECOGNIZER).is_dir():
+        return {}
+    items = [i for i in World(kind="speech", split="test", count=count) if not i.labels["held_out_voice"]]
+    clips: list[Any] = [i.parts["speech"] for i in items]
+    texts = [str(i.parts["text"]) for i in items]
+    return {"intelligibility": intelligibility(Recognizer.load(SHIPPED / RECOGNIZER), clips, texts)}
 
 
 _MAKERS: dict[str, Callable[[NanoTokenizers, Console], Tokenizer]] = {
@@ -163,7 +178,7 @@ def _trained(
     part: str,
     mixture: Sequence[Weighted],
     held_out: dict[str, list[Any]],
-    graders: dict[str, Callable[[Tokenizer], dict[str, float]]],
+    graders: Mapping[str, Grader],
     console: Console,
 ) -> Tokenizer:
     run = Path(config.out) / f"{part}-run"

@@ -6,11 +6,8 @@ run ends with the weights of an uninterrupted one, bit for bit.
 
 import json
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -19,16 +16,14 @@ import chz
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from trimask.core.compute import DTYPES
 from trimask.core.config import to_json
-from trimask.core.errors import ArtifactError, TrainingError, UsageError
+from trimask.core.errors import TrainingError, UsageError
 from trimask.core.files import read_json, replacing, settled, write_json
 from trimask.core.rng import generator, key
-from trimask.core.units import duration
+from trimask.core.running import interruptible, progress, restore_state, save_state
 from trimask.tokenizers.artifact import load
 from trimask.tokenizers.contract import Tokenizer
 from trimask.tokenizers.objectives import Objective
@@ -41,6 +36,7 @@ Grader = Callable[[Tokenizer], Figures]
 
 ARTIFACT = "tokenizer"
 """Folder of the finished tokenizer inside the run folder."""
+CHECKPOINT = "checkpoint"
 
 
 class Examples(Protocol[RawOut]):
@@ -87,7 +83,6 @@ class TokenizerTraining:
 
 
 BETAS = (0.9, 0.99)
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def train_tokenizer(
@@ -117,13 +112,13 @@ def train_tokenizer(
 
     network = _fresh(config)
     optimizer = torch.optim.AdamW(
-        network.parameters(), lr=config.rate, betas=(0.9, 0.99), weight_decay=config.decay, fused=True
+        network.parameters(), lr=config.rate, betas=BETAS, weight_decay=config.decay, fused=True
     )
-    step = _restore(network, optimizer, folder)
+    step = restore_state(network, optimizer, folder / CHECKPOINT)
     log = _MetricsLog(folder / "metrics.jsonl", step)
     steps, dtype = int(run["steps"]), DTYPES[run["dtype"]]
 
-    with _interruptible() as stop, _progress(console, steps, step) as advance:
+    with interruptible() as asked, progress(console, steps, step, "training") as advance:
         while step < steps:
             groups = batch(config, sources, step)
             for group in optimizer.param_groups:
@@ -141,10 +136,10 @@ def train_tokenizer(
             step += 1
             if step % config.log_every == 0 or step == steps:
                 log.write({"step": step, "loss": loss.item(), "norm": norm.item(), **terms})
-            advance(step, loss.item())
-            if step % config.checkpoint_every == 0 or step == steps or stop.is_set():
-                _save(network, optimizer, step, folder)
-            if stop.is_set():
+            advance(step, f"loss {loss.item():.4f}")
+            if step % config.checkpoint_every == 0 or step == steps or asked:
+                save_state(network, optimizer, step, folder / CHECKPOINT)
+            if asked:
                 raise KeyboardInterrupt(f"stopped after step {step}; the same command goes on from there")
 
     tokenizer = config.objective.tokenizer(_numpy(network))
@@ -250,36 +245,6 @@ def _numpy(network: nn.Module) -> dict[str, np.ndarray]:
     return {k: v.detach().contiguous().numpy() for k, v in network.state_dict().items()}
 
 
-def _save(network: nn.Module, optimizer: torch.optim.Optimizer, step: int, folder: Path) -> None:
-    """Write `checkpoint/` atomically: weights, both moments of AdamW, the step."""
-    tensors = {f"network.{k}": v.contiguous() for k, v in network.state_dict().items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{k}": v.contiguous() for k, v in state.items()}
-    with replacing(folder / "checkpoint") as temporary:
-        temporary.mkdir()
-        save_file(tensors, temporary / "state.safetensors", metadata={"step": str(step)})
-        (temporary / "step.json").write_text(json.dumps({"step": step}))
-
-
-def _restore(network: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> int:
-    """Read `checkpoint/` if there is one; returns the number of finished steps."""
-    path = settled(folder / "checkpoint")
-    if not path.exists():
-        return 0
-    try:
-        tensors = load_file(path / "state.safetensors")
-        network.load_state_dict({k[8:]: v for k, v in tensors.items() if k.startswith("network.")})
-    except (OSError, SafetensorError, RuntimeError) as e:
-        raise ArtifactError(f"{path} cannot be resumed: {e}; delete it to start again") from None
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, part = name.split(".")
-            moments.setdefault(int(index), {})[part] = value
-    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    return int(read_json(path / "step.json")["step"])
-
-
 class _MetricsLog:
     """Appends lines to `metrics.jsonl`; lines past the checkpoint are dropped on resuming."""
 
@@ -295,43 +260,3 @@ class _MetricsLog:
     def write(self, record: Mapping[str, float]) -> None:
         with self.path.open("a") as f:
             f.write(json.dumps(record) + "\n")
-
-
-@contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set, so that the step at hand can be finished and saved."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    old = {s: signal.signal(s, lambda *_: stop.set()) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _progress(console: Console, steps: int, done: int) -> Iterator[Callable[[int, float], None]]:
-    """A bar on a terminal; elsewhere a plain line now and then."""
-    if console.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console) as bar:
-            task = bar.add_task("training", total=steps, completed=done)
-            yield lambda step, loss: bar.update(task, completed=step, description=f"loss {loss:.4f}")
-        return
-    started, last = time.monotonic(), [time.monotonic()]
-
-    def line(step: int, loss: float) -> None:
-        now = time.monotonic()
-        if step == steps or now - last[0] >= LINE_SECONDS:
-            last[0] = now
-            left = (steps - step) * (now - started) / max(1, step - done)
-            console.print(f"step {step} of {steps}, loss {loss:.4f}, {duration(left)} left")
-
-    yield line
-
-
-LINE_SECONDS = 15.0
-"""Seconds between progress lines when the output is not a terminal."""

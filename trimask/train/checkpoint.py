@@ -97,11 +97,13 @@ def verified(checkpoint: Path) -> dict[str, Any]:
     """Content of `training.json`, after every file was compared with its hash. Raises `ArtifactError`."""
     try:
         content = json.loads((checkpoint / VALUES).read_text())
-        whole = content["format"] == FORMAT and content["digest"] == _digest(content)
+        number, whole = content["format"], content["digest"] == _digest(content)
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise ArtifactError(f"{checkpoint} is damaged: {VALUES} cannot be read ({e})") from None
     if not whole:
-        raise ArtifactError(f"{checkpoint} is damaged or of another version: {VALUES} is not as it was written")
+        raise ArtifactError(f"{checkpoint} is damaged: {VALUES} is not as it was written")
+    if number != FORMAT:
+        raise ArtifactError(f"{checkpoint} has checkpoint format {number}; this version of trimask reads {FORMAT}")
     for name, expected in content["files"].items():
         file = checkpoint / name
         if not file.is_file():
@@ -150,6 +152,13 @@ def initial_weights(name: str, state: TrainState, tokenizers: Mapping[str, Token
                 f"{folder} was trained with {modality} tokenizer {theirs.fingerprint[:12]}, this run uses "
                 f"{tokenizer.fingerprint[:12]}. Prepare the data with {folder / 'tokenizers' / modality}, "
                 "or start from scratch"
+            )
+    for field in ("head_dim", "rope_base", "base_depth", "alpha"):
+        ours, theirs = getattr(state.model.config, field), getattr(source.model.config, field)
+        if ours != theirs:
+            raise ArtifactError(
+                f"{folder} was trained with model.{field}={theirs}, this run has {ours}: the same weights would "
+                f"compute something else. Write model.{field}={theirs}, or start from scratch"
             )
     try:
         state.model.load_state_dict(source.model.state_dict())

@@ -18,7 +18,7 @@ from trimask.tokenizers import artifact
 from trimask.train.hooks import Hook
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
-DType = Literal["auto", "float32", "bfloat16"]
+DType = Literal["auto", "fp32", "bf16"]
 
 
 def _count(text: str) -> int | None:
@@ -63,6 +63,13 @@ class Validation:
     data: StreamConfig
     batches: int = chz.field(default=8, doc="batches of the stream that are scored each time")
     every: int = chz.field(default=500, doc="steps between two validations; one more at the end")
+
+    @chz.validate
+    def _check(self):
+        if self.batches < 1 or self.every < 1:
+            raise UsageError("validation: batches and every must be positive")
+        if self.data.anti_masking:
+            raise UsageError("validation.data.anti_masking must be off: the bound is that of single masks")
 
 
 @chz.chz

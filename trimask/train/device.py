@@ -11,12 +11,11 @@ from typing import Any
 
 import torch
 
-from trimask.core.errors import UsageError
+from trimask.core.compute import DTYPES, device_of
 from trimask.core.units import duration, si
 from trimask.model.block import Block, rope_table
 from trimask.model.config import ModelConfig
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 CLEARLY_FASTER = 1.1
 """A choice with a price (rounding, compilation) must be faster by this factor."""
 COMPILE_PAYS = 240
@@ -34,16 +33,6 @@ class Compute:
     """FLOP/s of a large matrix product in `dtype` on `device`."""
     reasons: tuple[str, ...]
     """One sentence per choice, printed at the start."""
-
-
-def device(wanted: str) -> torch.device:
-    """The device of `auto|cpu|cuda|mps`. Raises `UsageError` for one that is not there."""
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if wanted == "auto":
-        return torch.device(next(d for d in ("cuda", "mps", "cpu") if there[d]))
-    if not there.get(wanted):
-        raise UsageError(f"device={wanted}: this machine has {', '.join(d for d, ok in there.items() if ok)}")
-    return torch.device(wanted)
 
 
 def seconds(work: Callable[[], Any], where: torch.device, repeats: int = 5, limit: float = 1.5) -> float:
@@ -108,7 +97,7 @@ def choose(
 
     `expected_seconds` maps the time of a block to an estimate of the time of the whole run.
     """
-    where = device(wanted[0])
+    where = device_of(wanted[0])
 
     @functools.cache
     def measure(dtype: str, compiled: bool) -> float:
@@ -126,11 +115,11 @@ def _dtype(wanted: str, measure: Callable[[str, bool], float]) -> tuple[str, str
     if wanted != "auto":
         return wanted, f"compute in {wanted}: asked for"
     times = {d: measure(d, False) for d in DTYPES}
-    gain = times["float32"] / times["bfloat16"]
-    chosen = "bfloat16" if gain > CLEARLY_FASTER else "float32"
+    gain = times["fp32"] / times["bf16"]
+    chosen = "bf16" if gain > CLEARLY_FASTER else "fp32"
     measured = ", ".join(f"{d} {1000 * t:.1f} ms" for d, t in times.items())
-    rule = f"bfloat16 is taken if it is at least {CLEARLY_FASTER} times as fast; it is {gain:.2f}"
-    return chosen, f"compute in {chosen}: a block takes {measured} ({rule}); weights stay float32"
+    rule = f"bf16 is taken if it is at least {CLEARLY_FASTER} times as fast; it is {gain:.2f}"
+    return chosen, f"compute in {chosen}: a block takes {measured} ({rule}); weights stay fp32"
 
 
 def _compile(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
+from trimask.core.compute import DTYPES, device_of
 from trimask.core.config import to_json
 from trimask.core.units import duration, si
 from trimask.model import accounting
@@ -45,7 +46,7 @@ def plan(config: TrainConfig) -> Plan:
     model, rows, slots = config.model, config.data.rows, config.data.slots
     tokens = config.data.tokens or slots
     flops = accounting.step_flops(model, rows, slots, accounting.assumed_queries(model, rows * tokens))
-    where = device.device(config.device)
+    where = device_of(config.device)
     block_flops = accounting.TRAIN_OVER_FORWARD * accounting.forward_flops(model, rows, slots, {}) / model.depth
 
     def seconds(block_time: float) -> float:
@@ -55,7 +56,7 @@ def plan(config: TrainConfig) -> Plan:
     steps_for = _steps(config, rows * tokens)
     wanted = (config.device, config.dtype, config.compile)
     compute = device.choose(wanted, model, rows, slots, lambda t: steps_for(seconds(t)) * seconds(t))
-    dtype = device.DTYPES[compute.dtype]
+    dtype = DTYPES[compute.dtype]
     block_time = device.block_seconds(model, rows, slots, where, dtype, compute.compile)
     return Plan(
         accounting.parameters(model),

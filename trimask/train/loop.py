@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 
+from trimask.core.compute import DTYPES, device_of
 from trimask.core.config import to_json
 from trimask.core.errors import TrainingError, UsageError
+from trimask.core.running import Interrupt, interruptible
 from trimask.core.units import duration, si
 from trimask.data.manifest import require_tokenizers
 from trimask.data.stream import Batch, Stream
@@ -23,8 +25,8 @@ from trimask.tokenizers import artifact
 from trimask.tokenizers.contract import Tokenizer
 from trimask.train import checkpoint, device, record, validation
 from trimask.train.config import TrainConfig
+from trimask.train.failures import clear_failures
 from trimask.train.hooks import Moment
-from trimask.train.interrupts import Interrupt, clear_failures, interruptible
 from trimask.train.progress import Display, display
 from trimask.train.state import Source, TrainState
 from trimask.train.statistics import Window, all_finite, is_spike
@@ -69,7 +71,7 @@ def fit(config: TrainConfig) -> Result:
     for stream in (source, held_out) if held_out else (source,):
         for part, manifest in zip(stream.config.sources, stream.manifests, strict=True):
             require_tokenizers(manifest, {k: t.fingerprint for k, t in tokenizers.items()}, part.path)
-    return train(config, source, tokenizers, held_out)
+    return train(config, source, tokenizers, held_out, notes=source.notes)
 
 
 def load_tokenizers(config: TrainConfig) -> dict[str, Tokenizer]:
@@ -90,17 +92,18 @@ def train(
     tokenizers: Mapping[str, Tokenizer],
     held_out: Stream | Sequence[Batch] | None = None,
     clock: Callable[[], float] = time.monotonic,
+    notes: Sequence[str] = (),
 ) -> Result:
-    """`fit` on any source of batches. `held_out` is what `config.validation` scores."""
+    """`fit` on any source of batches. `held_out` is what `config.validation` scores; `notes` are printed first."""
     with ExitStack() as stack:
         show = stack.enter_context(display())
         run = stack.enter_context(record.opened(config))
         stack.enter_context(clear_failures(run.folder))
-        where = device.device(config.device)
-        stack.enter_context(device.deterministic(where))
         compute = run.compute(config, partial(_choose, config))
-        for reason in compute.reasons:
-            show.say(reason)
+        where = device_of(compute.device)
+        stack.enter_context(device.deterministic(where))
+        for line in (*compute.reasons, *notes):
+            show.say(line)
         state = _state(config, source, compute)
         _begin(config, run, state, tokenizers, show)
         tasks = _tasks(config, held_out, where)
@@ -229,7 +232,7 @@ def _choose(config: TrainConfig) -> device.Compute:
 def _state(config: TrainConfig, source: Source, compute: device.Compute) -> TrainState:
     """The state before the first step."""
     model = Transformer(config.model, config.seed).to(compute.device)
-    model.dtype = device.DTYPES[compute.dtype]
+    model.dtype = DTYPES[compute.dtype]
     if compute.compile:
         model.compiled()
     optimizer = Optimizer(config.optimizer, model)

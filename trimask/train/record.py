@@ -106,10 +106,6 @@ class Run:
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"
 
-    @property
-    def samples(self) -> Path:
-        return self.folder / "samples"
-
     def compute(self, config: TrainConfig, choose: Any) -> Compute:
         """The choices of `train.device`: those of the run's start, or those that `choose()` makes now."""
         path = self.folder / ENVIRONMENT

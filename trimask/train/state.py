@@ -54,7 +54,7 @@ class TrainState:
     @contextmanager
     def for_evaluation(self) -> Iterator[Transformer]:
         """The model as its users will have it: averaged weights where there are any, no gradients."""
-        with torch.no_grad(), self.average.applied() if self.average else nullcontext():
+        with torch.no_grad(), self.model.eager(), self.average.applied() if self.average else nullcontext():
             yield self.model
 
     def weights(self) -> dict[str, Tensor]:

@@ -53,6 +53,7 @@ class Window:
         self.stops_predicted_M, self.stops_true_M = np.zeros(m), np.zeros(m)
         self.norms: dict[str, float] = {}
         self.epochs: dict[str, float] = {}
+        self.items: dict[str, int] = {}
 
     def state(self) -> dict[str, Any]:
         """Every sum as JSON."""
@@ -73,6 +74,8 @@ class Window:
         for k, v in norms.items():
             self.norms[k] = self.norms.get(k, 0.0) + v
         self.epochs.update(batch.epochs)
+        for k, v in batch.items.items():
+            self.items[k] = self.items.get(k, 0) + v
         canvas = batch.masked.canvas
         alphabets = canvas.alphabet_BL[canvas.maskable_BL].cpu().numpy()
         self.maskable_M += np.bincount(self.modality_of[alphabets], minlength=len(self.names))
@@ -81,11 +84,11 @@ class Window:
 
     def _add_terms(self, terms: Terms, predicted: Tensor) -> None:
         m, codes = self.modality_of[terms.alphabet], self.codes[terms.alphabet]
-        ce = terms.ce_N.detach().double().cpu().numpy()
+        ce = terms.ce_N.detach().cpu().double().numpy()
         level = np.minimum((terms.rate_N.cpu().numpy() * LEVELS).astype(int), LEVELS - 1)
         self.ce_MK[m] += np.bincount(level, ce, LEVELS)
         self.count_MK[m] += np.bincount(level, minlength=LEVELS)
-        self.weighted_M[m] += float((terms.weight_N.double().cpu().numpy() * ce).sum())
+        self.weighted_M[m] += float((terms.weight_N.cpu().double().numpy() * ce).sum())
         self.stops_predicted_M[m] += int((predicted >= codes).sum())
         self.stops_true_M[m] += int((terms.column_N >= codes).sum())
 
@@ -106,6 +109,7 @@ class Window:
             "gradient_norms": {k: v / n for k, v in self.norms.items()},
             "clipped": self.clipped / n,
             "epochs": dict(self.epochs),
+            "items": dict(self.items),
             "filled": self.filled / n,
             "tokens_per_second": self.tokens / seconds,
             "flops_per_second": self.flops / seconds,

@@ -47,8 +47,8 @@ def _sums(model: Transformer, batch: Batch, v: Vocabulary, device: torch.device)
     nats = np.zeros(len(v.modalities))
     for terms in evaluate(model, to(batch.masked, device)).terms:
         m = modality_of[terms.alphabet]
-        weight = by_name(v.modalities[m].schedule).weight(terms.rate_N.double().cpu().numpy())
-        nats[m] += float((weight * terms.ce_N.double().cpu().numpy()).sum())
+        weight = by_name(v.modalities[m].schedule).weight(terms.rate_N.cpu().double().numpy())
+        nats[m] += float((weight * terms.ce_N.cpu().double().numpy()).sum())
     return nats, np.bincount(modality_of[alphabets], minlength=len(v.modalities))
 
 

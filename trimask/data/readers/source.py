@@ -148,12 +148,19 @@ def parse(text: "str | Source") -> Source:
     return Source(path=path, **options)
 
 
+_OF_FILES = (
+    *("format", "separator", "begins", "fields", "require", "caption", "classes", "root", "licence"),
+    *("image_size", "fit", "max_pixels", "sound_as", "loudness", "max_seconds"),
+)
+"""Options that say how files are read."""
+
+
 def _check_world_options(path: str, options: Mapping[str, Any]) -> None:
     world = path.startswith(WORLD)
     for name in ("count", "seed"):
         if name in options and not world:
             _wrong(name, options[name], "applies to world: sources only; use limit")
-    for name in ("format", "separator", "begins", "fields", "caption", "classes", "root"):
+    for name in _OF_FILES:
         if name in options and world:
             _wrong(name, options[name], "does not apply to world: sources")
 

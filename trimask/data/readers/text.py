@@ -12,7 +12,7 @@ from trimask.core.item import Item
 from trimask.data.readers.base import Claim, Place, Reader, Record, unusable
 from trimask.data.readers.source import Source
 
-SUFFIXES = (".txt", ".txt.gz", ".text", ".md")
+SUFFIXES = tuple(name + packed for name in (".txt", ".text", ".md") for packed in ("", ".gz"))
 SEPARATOR = "<|endoftext|>"
 WIKITEXT = r" = [^=].* = "
 """First line of an article in the WikiText sets."""

@@ -20,7 +20,6 @@ COLOURS = ("red", "pink", "yellow", "green", "cyan", "blue", "purple", "black")
 SHAPES = ("circle", "square", "triangle", "star", "heart", "cross", "ring", "moon")
 SIZES = ("small", "large")
 RELATIONS = ("left of", "right of", "above", "below")
-OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 MAX_OBJECTS = 4
 COUNT_WORDS = ("one", "two", "three", "four")
 

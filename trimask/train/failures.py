@@ -1,8 +1,6 @@
-"""SIGINT and SIGTERM end a run after the current step; full disks and memory end it with one message."""
+"""Full disks and exhausted memory end a run with one message."""
 
 import errno
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,40 +11,6 @@ from safetensors import SafetensorError
 from trimask.core.errors import TrainingError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-class Interrupt:
-    """Whether the run was asked to stop, and by which signal."""
-
-    name: str | None = None
-
-    def __bool__(self) -> bool:
-        return self.name is not None
-
-
-@contextmanager
-def interruptible() -> Iterator[Interrupt]:
-    """Catch the first SIGINT or SIGTERM; a second one acts as usual."""
-    asked = Interrupt()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-
-    def put_back() -> None:
-        for s, handler in before.items():
-            signal.signal(s, handler)
-
-    def handle(number: int, _frame: object) -> None:
-        asked.name = signal.Signals(number).name
-        put_back()
-
-    for s in before:
-        signal.signal(s, handle)
-    try:
-        yield asked
-    finally:
-        put_back()
 
 
 @contextmanager
