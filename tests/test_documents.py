@@ -62,6 +62,18 @@ def test_the_commands_of_the_readme_work(tmp_path: Path):
         assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.long
+def test_the_sets_of_nano_are_made_as_its_page_says(tmp_path: Path):
+    (command,) = [c for b in blocks(ROOT / "docs/nano.md", "sh") for c in b.splitlines() if "recipes.sets" in c]
+    shipped = ROOT / "trimask" / "models" / "nano" / "tokenizers"
+    written = command.replace("--tokenizers tokenizers", f"--tokenizers {shipped}")
+    parts = shlex.split(written.replace("--data DATA", "--world --scale 0.0005"))
+    done = subprocess.run([sys.executable, *parts[1:]], cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    made = {p.name for p in (tmp_path / "sets" / "train").iterdir()}
+    assert made == {"scenes", "speech", "spoken-scenes", "world-text"}
+
+
 @pytest.mark.parametrize(
     "document", ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))]
 )

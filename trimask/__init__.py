@@ -1,4 +1,4 @@
-"""trimask: train, sample, evaluate and serve tri-modal masked diffusion models."""
+"""trimask: train, sample and evaluate tri-modal masked diffusion models."""
 
 from typing import TYPE_CHECKING, Any
 

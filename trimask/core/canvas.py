@@ -11,6 +11,7 @@ holds its content and, unless its grid is a plane, END and as many FILL as its s
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -256,11 +257,11 @@ class _Cursor:
         self.a["kind_BL"][here] = kind
         self.a["maskable_BL"][here] = s.target
         self.a["weight_BL"][here] = weight if s.target else 0
-        coords = grid_coords(v, m.grid, shape, m.stack)
+        units = (shape[0],) if m.stack or m.grid == "line" else shape
         per = m.levels if m.stack else 1
         self.a["slot_BL"][here] = self.slot + np.arange(n) // per
         there = slice(self.slot, self.slot + n // per)
-        self.a["coords_BP2"][there] = coords
+        self.a["coords_BP2"][there] = grid_coords(units, v.positions == "flat")
         self.a["segment_BP"][there] = number
         start = self.token
         self.token, self.slot = self.token + n, self.slot + n // per
@@ -304,14 +305,17 @@ def _content(v: Vocabulary, s: Segment, shape: tuple[int, ...]) -> tuple[np.ndar
     return ids.ravel(), alphabet.ravel(), weight.ravel()
 
 
-def grid_coords(v: Vocabulary, grid: str, shape: tuple[int, ...], stack: bool) -> np.ndarray:
-    """Coordinates (P, 2) of the positions of a segment; its opening token sits at (0, 0)."""
-    units = (shape[0],) if stack or grid == "line" else shape
-    if v.positions == "flat" or len(units) == 1:
+@lru_cache(maxsize=4096)
+def grid_coords(units: tuple[int, ...], flat: bool) -> np.ndarray:
+    """Coordinates (P, 2) of the positions of a segment of so many units; its opening token sits at (0, 0)."""
+    if flat or len(units) == 1:
         n = int(np.prod(units))
-        return np.stack([1 + np.arange(n), np.zeros(n, int)], axis=-1)
-    rows, columns = np.meshgrid(np.arange(units[0]), np.arange(units[1]), indexing="ij")
-    return 1 + np.stack([rows.ravel(), columns.ravel()], axis=-1)
+        out = np.stack([1 + np.arange(n), np.zeros(n, int)], axis=-1)
+    else:
+        rows, columns = np.meshgrid(np.arange(units[0]), np.arange(units[1]), indexing="ij")
+        out = 1 + np.stack([rows.ravel(), columns.ravel()], axis=-1)
+    out.flags.writeable = False
+    return out
 
 
 def rows_of(canvas: Canvas, vocabulary: Vocabulary) -> list[Row]:
