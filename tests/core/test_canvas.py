@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from trimask.core.canvas import Composer, Row, Segment, queries, read
+from trimask.core.canvas import Composer, Row, Segment, queries, read, rows_of
 from trimask.core.errors import UsageError
 from trimask.core.modality import Modality, Vocabulary, task_name
 
@@ -57,6 +57,35 @@ def test_stacked_levels_share_a_position():
     canvas = composer.compose([[row]])
     assert canvas.slot_BL[0, 3:11].tolist() == [3, 3, 4, 4, 5, 5, 6, 6]
     assert canvas.segment_BP[0].tolist() == [0] * 7 + [-1]
+
+
+def test_the_codes_of_a_patch_share_a_position_and_know_their_place():
+    v = Vocabulary(modalities=(Modality(name="image", grid="plane", codes=6, patch=2),))
+    picture = np.arange(15).reshape(3, 5) % 6
+    row = Row((Segment("image", picture, True),))
+    composer = Composer(v, 12, 20)
+    # 2 x 3 patches; those at the edges hold two codes, and the last one a single code.
+    assert composer.size(row) == (2 + 1 + 6, 2 + 1 + 15)
+    canvas = composer.compose([[row]])
+    assert (canvas.slot_BL[0, 3:18] - 3).tolist() == [0, 0, 1, 1, 2, 0, 0, 1, 1, 2, 3, 3, 4, 4, 5]
+    assert canvas.alphabet_BL[0, 3:18].tolist() == [0, 1, 0, 1, 0, 2, 3, 2, 3, 2, 0, 1, 0, 1, 0]
+    assert canvas.coords_BP2[0, 3:9].tolist() == [[1, 1], [1, 2], [1, 3], [2, 1], [2, 2], [2, 3]]
+    assert len(v.alphabets) == 4 and all(np.array_equal(a.ids, v.alphabets[0].ids) for a in v.alphabets)
+    assert np.array_equal(read(canvas, v, canvas.spans[0]), picture)
+    assert {q.alphabet: q.count for q in queries(canvas, canvas.maskable_BL, v)} == {0: 6, 1: 4, 2: 3, 3: 2}
+    with pytest.raises(UsageError, match="patch"):
+        Modality(name="text", grid="line", codes=6, patch=2)
+
+
+def test_rows_of_a_filled_canvas_are_those_it_was_composed_of():
+    v = table()
+    text, image = Segment("text", np.array([3, 1])), Segment("image", np.ones((1, 2), int), True)
+    rows = [Row((text, image), "a"), Row((Segment("text", np.array([2]), True, span=4),), "b")]
+    back = rows_of(Composer(v, 32).compose([rows]), v)
+    assert [(r.key, r.task) for r in back] == [("a", "text>image"), ("b", "text")]
+    for one, other in zip(rows, back, strict=True):
+        for s, t in zip(one.segments, other.segments, strict=True):
+            assert (s.kind, s.target, s.span) == (t.kind, t.target, t.span) and np.array_equal(s.codes, t.codes)
 
 
 def test_items_of_a_row_do_not_see_each_other():

@@ -305,7 +305,7 @@ def test_progress_is_reported(model: Model):
 
 
 def test_padded_lengths_are_multiples_of_32():
-    assert [padded(n) for n in (1, 64, 65, 1024, 1025)] == [64, 64, 96, 1024, 2048]
+    assert [padded(n) for n in (1, 64, 65, 1024, 1025)] == [32, 64, 96, 1024, 2048]
     assert all(padded(n) % 32 == 0 for n in range(1, 3000, 7))
 
 

@@ -11,11 +11,11 @@ from trimask.model.config import ModelConfig
 from trimask.model.transformer import Transformer
 
 
-def vocabulary(stack: bool = False, codes: int = 300, digits: tuple[int, ...] = ()) -> Vocabulary:
+def vocabulary(stack: bool = False, codes: int = 300, digits: tuple[int, ...] = (), patch: int = 1) -> Vocabulary:
     return Vocabulary(
         modalities=(
             Modality(name="text", grid="line", codes=codes),
-            Modality(name="image", grid="plane", codes=64, digits=digits),
+            Modality(name="image", grid="plane", codes=64, digits=digits, patch=patch),
             Modality(name="audio", grid="frames", codes=16, levels=4, stack=stack),
         )
     )
@@ -25,6 +25,7 @@ CONFIGS = {
     "nano": ModelConfig(vocabulary=vocabulary(codes=4096, digits=(4, 4, 4))),
     "deep": ModelConfig(vocabulary=vocabulary(), depth=9, width=96, head_dim=32, mlp_ratio=3.0),
     "stacked": ModelConfig(vocabulary=vocabulary(stack=True), depth=2, width=64, head_dim=32),
+    "patched": ModelConfig(vocabulary=vocabulary(stack=True, patch=2), depth=2, width=64, head_dim=32),
     "paper 3B": ModelConfig(vocabulary=vocabulary(codes=100_000), depth=24, width=3072, head_dim=128),
 }
 
@@ -41,7 +42,7 @@ def test_parameters_are_those_of_the_model(name):
     assert counted.head == sum(p.numel() for p in model.head.parameters())
 
 
-@pytest.mark.parametrize("name", ["deep", "stacked"])
+@pytest.mark.parametrize("name", ["deep", "stacked", "patched"])
 def test_flops_are_those_of_torch_counter(name):
     config, rows, slots, tokens = CONFIGS[name], 2, 24, 24
     queried = {0: 10, 1: 3, 4: 8}

@@ -364,7 +364,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path, capsys):
     assert made.parameters.total == total and made.steps == math.ceil(100_000 / 256)
     assert made.memory.average == made.memory.weights == 4 * total
     assert made.seconds == pytest.approx(made.steps * made.step_seconds) and 0 < made.block_share < 2
-    for word in ("model.depth = 2", "parameters", "FLOPs", "memory", "compute in float32", "time", "learning rate"):
+    for word in ("model.depth = 2", "parameters", "FLOPs", "memory", "compute in fp32", "time", "learning rate"):
         assert word in text
     assert not (tmp_path / "run").exists()
 

@@ -25,7 +25,7 @@ from trimask.train.loop import Result, train
 VOCABULARY = Vocabulary(
     modalities=(
         Modality(name="text", grid="line", codes=12, buckets=(8,)),
-        Modality(name="image", grid="plane", codes=8, schedule="cosine"),
+        Modality(name="image", grid="plane", codes=8, schedule="cosine", patch=2),
         Modality(name="audio", grid="frames", codes=6, levels=2),
     )
 )

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from trimask.core.errors import UsageError
-from trimask.core.modality import Vocabulary, task_name
+from trimask.core.modality import Modality, Vocabulary, task_name
 
 Sight = Literal["full", "cached"]
 """full: every segment of an item sees all of it. cached: given segments see only given ones."""
@@ -163,7 +163,7 @@ class Composer:
 
     def __init__(self, vocabulary: Vocabulary, slots: int, tokens: int | None = None, sight: Sight = "full"):
         self.vocabulary, self.slots, self.sight = vocabulary, slots, sight
-        stacks = any(m.stack for m in vocabulary.modalities)
+        stacks = any(m.shares_positions for m in vocabulary.modalities)
         self.tokens = tokens if stacks and tokens else slots
 
     def size(self, row: Row) -> tuple[int, int]:
@@ -174,7 +174,7 @@ class Composer:
             shape = grid_shape(self.vocabulary, segment)
             length = int(np.prod(shape))
             tokens += 1 + length
-            slots += 1 + (shape[0] if m.stack else length)
+            slots += 1 + int(np.prod(grid_units(m, shape)))
         return slots, tokens
 
     def compose(self, batch: Sequence[Sequence[Row]]) -> Canvas:
@@ -257,14 +257,14 @@ class _Cursor:
         self.a["kind_BL"][here] = kind
         self.a["maskable_BL"][here] = s.target
         self.a["weight_BL"][here] = weight if s.target else 0
-        units = (shape[0],) if m.stack or m.grid == "line" else shape
-        per = m.levels if m.stack else 1
-        self.a["slot_BL"][here] = self.slot + np.arange(n) // per
-        there = slice(self.slot, self.slot + n // per)
+        units = grid_units(m, shape)
+        used = int(np.prod(units))
+        self.a["slot_BL"][here] = self.slot + (np.arange(n) * used // n if m.patch == 1 else patches(shape, m.patch)[0])
+        there = slice(self.slot, self.slot + used)
         self.a["coords_BP2"][there] = grid_coords(units, v.positions == "flat")
         self.a["segment_BP"][there] = number
         start = self.token
-        self.token, self.slot = self.token + n, self.slot + n // per
+        self.token, self.slot = self.token + n, self.slot + used
         return Span(self.row, start, n, s.kind, s.target, s.span is not None, item.key, item.draw, index, shape)
 
 
@@ -301,8 +301,30 @@ def _content(v: Vocabulary, s: Segment, shape: tuple[int, ...]) -> tuple[np.ndar
     weight = np.where(ids == fill, m.fill_weight, 1.0) * m.weight
     if s.hidden is not None:
         ids = np.where(np.broadcast_to(s.hidden, shape), v.mask, ids)
+    if m.patch > 1:
+        return ids.ravel(), first + patches(shape, m.patch)[1], weight.ravel()
     alphabet = np.broadcast_to(first + (levels if m.grid == "frames" else 0), shape)
     return ids.ravel(), alphabet.ravel(), weight.ravel()
+
+
+def grid_units(m: Modality, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of the transformer positions of a grid."""
+    if m.stack or m.grid == "line":
+        return shape[:1]
+    return tuple(-(-n // m.patch) for n in shape) if m.patch > 1 else shape
+
+
+@lru_cache(maxsize=256)
+def patches(shape: tuple[int, ...], side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of each code of a plane, row by row: number of its patch, and its place within the patch.
+
+    Patches at the lower and right edge hold fewer codes where the sides do not divide.
+    """
+    rows, columns = (a.ravel() for a in np.indices(shape))
+    patch = rows // side * -(-shape[1] // side) + columns // side
+    place = rows % side * side + columns % side
+    patch.flags.writeable = place.flags.writeable = False
+    return patch, place
 
 
 @lru_cache(maxsize=4096)

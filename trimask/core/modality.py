@@ -41,6 +41,7 @@ class Modality:
     levels: int = chz.field(default=1, doc="codebooks per position (C of a frames grid)")
     shared: bool = chz.field(default=False, doc="all levels use one id range")
     stack: bool = chz.field(default=False, doc="the levels of a frame share one transformer position")
+    patch: int = chz.field(default=1, doc="patch x patch codes of a plane share one transformer position")
     schedule: str = chz.field(default="linear", doc="noise schedule of training")
     elbo: bool = chz.field(default=True, doc="weight the loss by the bound's weight, else by 1")
     weight: float = chz.field(default=1.0, doc="loss weight of the modality")
@@ -58,12 +59,24 @@ class Modality:
             raise UsageError(f"modality {self.name}: codes and levels must be at least 1")
         if self.levels > 1 and self.grid != "frames":
             raise UsageError(f"modality {self.name}: only a frames grid can have several levels")
+        if self.patch < 1 or (self.patch > 1 and self.grid != "plane"):
+            raise UsageError(f"modality {self.name}: patch must be at least 1, and 1 for all but a plane grid")
         if self.grid == "plane" and self.buckets:
             raise UsageError(f"modality {self.name}: a picture has no free length; leave buckets empty")
         if tuple(sorted(set(self.buckets))) != tuple(self.buckets):
             raise UsageError(f"modality {self.name}: buckets must increase, got {self.buckets}")
         if self.digits and math.prod(self.digits) != self.codes:
             raise UsageError(f"modality {self.name}: digits {self.digits} do not make {self.codes} codes")
+
+    @property
+    def places(self) -> int:
+        """Number of alphabets: one a level of a frame, one a place in a patch (places share their ids)."""
+        return self.patch**2 if self.grid == "plane" else self.levels
+
+    @property
+    def shares_positions(self) -> bool:
+        """Whether several tokens share one transformer position."""
+        return self.stack or self.patch > 1
 
     @property
     def width(self) -> int:
@@ -73,7 +86,7 @@ class Modality:
 
 @dataclass(frozen=True)
 class Alphabet:
-    """The ids that may stand at a position of one modality and level.
+    """The ids that may stand at a position of one modality and level (or place in a patch).
 
     `ids` has the level's codes first, then END, then FILL; column j of the logits for this alphabet
     belongs to `ids[j]`.
@@ -136,8 +149,8 @@ class Vocabulary:
         out = []
         for m, row in enumerate(self.modalities):
             end = self.offsets[m + 1] - 2
-            for c in range(row.levels):
-                start = self.offsets[m] + (0 if row.shared else c * row.codes)
+            for c in range(row.places):
+                start = self.offsets[m] + (0 if row.shared or row.patch > 1 else c * row.codes)
                 out.append(Alphabet(m, c, start, row.codes, end, end + 1))
         return tuple(out)
 
@@ -164,9 +177,9 @@ class Vocabulary:
         raise UsageError(f"this model has no segments of kind {kind!r}; it has: {', '.join(self.kinds)}")
 
     def alphabet(self, kind: str) -> int:
-        """Index of the first alphabet (level 0) of a kind; level c is that plus c."""
+        """Index of the first alphabet (level or place 0) of a kind; level or place c is that plus c."""
         m = self.modality(kind)
-        return sum(row.levels for row in self.modalities[:m])
+        return sum(row.places for row in self.modalities[:m])
 
     def task(self, name: str) -> int:
         """Id of a task's token; a combination without a name of its own uses the last task."""

@@ -17,7 +17,7 @@ from trimask.diffusion.denoiser import Denoiser
 from trimask.diffusion.sampling import Engine, Progress, Settings, sample
 from trimask.model.transformer import Transformer
 
-LENGTHS = (64, 96, 128, 192, 256, 384, 512, 768, 1024)
+LENGTHS = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 """Padded lengths of a row; beyond the last, multiples of it."""
 ROWS = 16
 """Rows of one batch."""
@@ -110,7 +110,7 @@ class Runner:
     def _groups(self, rows: Sequence[Row], most: int) -> Iterator[tuple[str, Composer, list[int]]]:
         """Rows of one task and one padded size together, at most so many at a time."""
         groups: dict[tuple[str, int, int], list[int]] = {}
-        stacked = any(m.stack for m in self.vocabulary.modalities)
+        stacked = any(m.shares_positions for m in self.vocabulary.modalities)
         measure = Composer(self.vocabulary, LENGTHS[0])
         for i, row in enumerate(rows):
             slots, tokens = measure.size(row)

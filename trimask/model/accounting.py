@@ -39,16 +39,22 @@ def parameters(config: ModelConfig) -> Parameters:
     digits = v.digits().shape[1]
     block = 4 * d * d + 3 * d * config.hidden + 2 * d + 2 * config.head_dim
     return Parameters(
-        embedding=d * (v.size + digits + 1 + len(v.kinds) + 1 + len(v.alphabets)),
+        embedding=d * (v.size + digits + 1 + len(v.kinds) + 1 + len(v.alphabets) + d * len(_placed(config))),
         body=config.depth * block,
         head=d * (v.size + digits) + d + sum(d * d for _ in _stacked(config)),
     )
 
 
 def _stacked(config: ModelConfig) -> list[int]:
-    """Alphabets that have a level map of their own in the head."""
+    """Alphabets that have a map of their own in the head."""
     v = config.vocabulary
-    return [a for a, row in enumerate(v.alphabets) if v.modalities[row.modality].stack]
+    return [a for a, row in enumerate(v.alphabets) if v.modalities[row.modality].shares_positions]
+
+
+def _placed(config: ModelConfig) -> list[int]:
+    """Alphabets that have a map of their own in the embedding."""
+    v = config.vocabulary
+    return [a for a, row in enumerate(v.alphabets) if v.modalities[row.modality].patch > 1]
 
 
 def forward_flops(config: ModelConfig, rows: int, slots: int, queried: Mapping[int, int]) -> int:
@@ -60,7 +66,8 @@ def forward_flops(config: ModelConfig, rows: int, slots: int, queried: Mapping[i
     d = config.width
     per_position = 2 * (4 * d * d + 3 * d * config.hidden) + 4 * slots * d
     head = sum(n * head_flops(config, a) for a, n in queried.items())
-    return rows * slots * config.depth * per_position + head
+    places = sum(2 * d * d * (config.vocabulary.alphabets[a].codes + 1) for a in _placed(config))
+    return rows * slots * config.depth * per_position + head + places
 
 
 def head_flops(config: ModelConfig, alphabet: int) -> int:
@@ -78,7 +85,7 @@ def assumed_queries(config: ModelConfig, tokens: int) -> dict[int, int]:
     """Queried tokens per alphabet if `tokens` targets were spread evenly over the modalities."""
     v = config.vocabulary
     per_modality = int(tokens * MASKED_SHARE) // len(v.modalities)
-    return {a: per_modality // v.modalities[row.modality].levels for a, row in enumerate(v.alphabets)}
+    return {a: per_modality // v.modalities[row.modality].places for a, row in enumerate(v.alphabets)}
 
 
 @dataclass(frozen=True)

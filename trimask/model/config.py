@@ -43,4 +43,4 @@ class ModelConfig:
 
     @property
     def stacked(self) -> bool:
-        return any(m.stack for m in self.vocabulary.modalities)
+        return any(m.shares_positions for m in self.vocabulary.modalities)

@@ -69,6 +69,42 @@ class IdTable(nn.Module):
         return torch.cat([*self.pieces().values()])
 
 
+class PlaceTable(nn.Module):
+    """What the place of a code within its patch adds to its vector: a linear map of it, another for each place.
+
+    The codes of a patch share their ids and are summed; without it nothing would say which one is where.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, width: int):
+        super().__init__()
+        v = vocabulary
+        self.mask = v.mask
+        self.places = [(a, row) for a, row in enumerate(v.alphabets) if v.modalities[row.modality].patch > 1]
+        self.maps = nn.ModuleDict({str(a): Linear(width, width) for a, _ in self.places})
+        # A block of rows for each place: its codes, then MASK; one row of zeros, the last, for all other tokens.
+        self.zero = sum(row.codes + 1 for _, row in self.places)
+        begins, shift, hidden = 0, np.zeros(1 + len(v.alphabets), np.int64), np.full(1 + len(v.alphabets), self.zero)
+        for a, row in self.places:
+            shift[1 + a], hidden[1 + a] = begins - row.start, begins + row.codes
+            begins += row.codes + 1
+        self.register_buffer("shift", torch.from_numpy(shift), persistent=False)
+        self.register_buffer("hidden", torch.from_numpy(hidden), persistent=False)
+        self.shift: Tensor
+        self.hidden: Tensor
+
+    def forward(self, canvas: Canvas, table_VD: Tensor, dtype: torch.dtype) -> Tensor:
+        """(B, L, D) of the tokens of a canvas, zero outside patches; `dtype` is that of the products."""
+        blocks = []
+        for a, row in self.places:
+            ids = torch.cat([table_VD[row.start : row.start + row.codes], table_VD[self.mask : self.mask + 1]])
+            blocks.append(self.maps[str(a)](ids.to(dtype)))
+        rows = torch.cat([*blocks, blocks[0].new_zeros(1, blocks[0].shape[1])]).float()
+        ids_BL, alphabet_BL = canvas.ids_BL, canvas.alphabet_BL + 1
+        hidden_BL = self.hidden[alphabet_BL]
+        shown_BL = torch.where(hidden_BL < self.zero, ids_BL + self.shift[alphabet_BL], self.zero)
+        return F.embedding(torch.where(ids_BL == self.mask, hidden_BL, shown_BL), rows)
+
+
 class Embedding(nn.Module):
     """Sum of the embeddings of id (and its digits), kind and alphabet; the tokens of one slot are summed."""
 
@@ -80,13 +116,18 @@ class Embedding(nn.Module):
         self.token = IdTable(v, config.width)
         self.kind = nn.Embedding(1 + len(v.kinds), config.width)
         self.alphabet = nn.Embedding(1 + len(v.alphabets), config.width)
+        self.place = PlaceTable(v, config.width)
 
-    def forward(self, canvas: Canvas) -> Tensor:
-        x_BLD = F.embedding(canvas.ids_BL, self.token())
+    def forward(self, canvas: Canvas, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The residual stream's first value (B, P, D). `dtype` is that of the maps of places."""
+        table_VD = self.token()
+        x_BLD = F.embedding(canvas.ids_BL, table_VD)
         x_BLD = x_BLD + self.kind(canvas.kind_BL) + self.alphabet(canvas.alphabet_BL + 1)
         if not self.stacked:
             return x_BLD
         b, p = canvas.segment_BP.shape
+        if self.place.maps:
+            x_BLD = x_BLD + self.place(canvas, table_VD, dtype)
         x_BLD = x_BLD.masked_fill((canvas.ids_BL == self.pad)[..., None], 0.0)
         return x_BLD.new_zeros(b * p, x_BLD.shape[-1]).index_add(0, slots(canvas), x_BLD.flatten(0, 1)).view(b, p, -1)
 
@@ -101,8 +142,8 @@ def slots(canvas: Canvas) -> Tensor:
 class Head(nn.Module):
     """Untied output weights, applied to the queried positions and to their alphabet's ids only.
 
-    Where levels are stacked, one hidden vector predicts several codes: each level then has a linear
-    map of its own before the shared output weights.
+    Where levels are stacked, or the codes of a patch, one hidden vector predicts several codes: each level or
+    place then has a linear map of its own before the shared output weights.
     """
 
     def __init__(self, config: ModelConfig):
@@ -115,7 +156,7 @@ class Head(nn.Module):
             {
                 str(a): Linear(config.width, config.width)
                 for a, row in enumerate(v.alphabets)
-                if v.modalities[row.modality].stack
+                if v.modalities[row.modality].shares_positions
             }
         )
 
@@ -166,7 +207,7 @@ class Transformer(nn.Module):
 
     def hidden(self, canvas: Canvas) -> Tensor:
         """Final residual stream (B, P, D) in the compute dtype."""
-        x_BPD = self.embedding(canvas).to(self.dtype)
+        x_BPD = self.embedding(canvas, self.dtype).to(self.dtype)
         rope = rope_table(canvas.coords_BP2, self.config.head_dim, self.config.rope_base, self.dtype)
         return self.body(x_BPD, rope, attention_mask(canvas.segment_BP, canvas.sees_BGG))
 
@@ -198,7 +239,7 @@ def initialise(model: Transformer, seed: int) -> None:
     | tensor | distribution |
     | --- | --- |
     | embeddings of tokens, digits, kinds and alphabets; head | N(0, init_std^2) |
-    | matrices of a block, level maps of the head | N(0, 1/(4 fan_in)) |
+    | matrices of a block, maps of places and levels | N(0, 1/(4 fan_in)) |
     | norm gains | 1 |
 
     A parameter that no rule covers is an error, so that none is forgotten.
@@ -208,7 +249,7 @@ def initialise(model: Transformer, seed: int) -> None:
     for name, p in model.named_parameters():
         if name.endswith("norm.weight"):
             p.fill_(1.0)
-        elif name.startswith("embedding.") or name.startswith("head.table."):
+        elif name.startswith(("embedding.", "head.table.")) and ".place." not in name:
             p.normal_(0.0, std, generator=generator)
         elif p.ndim == 2:
             p.normal_(0.0, 0.5 * p.shape[1] ** -0.5, generator=generator)

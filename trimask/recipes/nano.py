@@ -58,7 +58,7 @@ positions of a captioned picture would be spent on tasks that hardly teach how t
 
 ROW_SETTINGS: Mapping[str, RowSettings] = {
     "text": RowSettings(schedule="linear", buckets=(8, 16, 32, 64)),
-    "image": RowSettings(schedule="cosine", elbo=False),
+    "image": RowSettings(schedule="cosine", elbo=False, patch=2),
     "audio": RowSettings(schedule="linear", buckets=(32, 64, 96), stack=True),
 }
 """How each modality is masked and weighed; `dev/LOG.md` has the comparisons behind it."""
@@ -89,13 +89,16 @@ def run(
     clean = Conditions(clean=1.0, joint=0.0, null=0.0)
     held_out = chz.replace(stream(sets / "validation", weights, tasks, seed=1), conditions=clean)
     validation = Validation(data=held_out, batches=6, every=1000)
+    rows: dict[str, Any] = {}
+    for modality, settings in ROW_SETTINGS.items():
+        rows |= spread(f"model.vocabulary.rows.{modality}", settings)
     return chz.Blueprint(TrainConfig).apply(
         {
             "run": name,
             "tokenizers": folders,
             "model.vocabulary": vocabulary,
             "model.vocabulary.tokenizers": Reference("tokenizers"),
-            "model.vocabulary.rows": ROW_SETTINGS,
+            **rows,
             "model.rope_base": ROPE_BASE,
             **spread("data", stream(sets / "train", weights, tasks)),
             **spread("validation", validation),
