@@ -16,7 +16,7 @@ FOLDER = Path("runs/demo")
 MINUTES = 13.0
 WEIGHTS: Mapping[str, float] = {"scenes": 0.82, "numbers": 0.15, "world-text": 0.03}
 TASK_WEIGHTS: Mapping[str, float] = {**nano.TASK_WEIGHTS, "text>image": 10.0}
-ROWS: Mapping[str, int] = {"rows": 13, "slots": 160, "tokens": 320}
+ROWS: Mapping[str, int] = {"rows": 8, "slots": 128, "tokens": 384}
 SHAPE: Mapping[str, int] = {
     **{"model.width": 192, "model.depth": 4},
     **{f"{stream}.{name}": value for stream in ("data", "validation.data") for name, value in ROWS.items()},

@@ -21,7 +21,7 @@ from trimask.train.config import Budget, Checkpoints, RowSettings, TrainConfig, 
 SETS = Path("sets")
 TOKENIZERS = Path("tokenizers")
 
-SLOTS, TOKENS, ROWS = 256, 512, 16
+SLOTS, TOKENS, ROWS = 256, 768, 16
 ROPE_BASE = 100
 """Pictures are 8 codes wide and rows have 256 positions: no longer wavelengths are needed."""
 WEIGHTS: Mapping[str, float] = {
