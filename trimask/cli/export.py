@@ -18,8 +18,8 @@ def export(
 ) -> None:
     """Write weights, tokenizers, sampling defaults and data manifests of a model into one folder.
 
-    A checkpoint also holds the optimizer and fp32 weights; what this writes is about a sixth of it and
-    loads everywhere a model is named.
+    A checkpoint also holds the optimizer and fp32 weights; this is about a quarter of it and loads
+    everywhere a model is named.
 
     \b
     trimask export runs/mine shared/mine

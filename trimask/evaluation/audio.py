@@ -73,14 +73,12 @@ class Speaking(Section):
     makes of them. With a speaker network also the likeness to the requested voice.
     """
 
+    what = "speaking"
     data: EvaluationSet
     recognizer: Recognizer
     n: int = 200
     tokenizer: Tokenizer | None = None
     speaker: Speaker | None = None
-
-    def __post_init__(self):
-        self.name, self.split = f"{self.data.name}: speaking", self.data.split
 
     def run(self, generator: Generator, seed: int) -> Findings:
         items = evenly(self.data.items, self.n)
@@ -175,13 +173,11 @@ def _voice_rows(found: Mapping[str, Likeness], note: str) -> list[Result]:
 class ClassSpeaking(Section):
     """Words of a closed list are spoken; a judge trained on real recordings names the word."""
 
+    what = "speaking"
     data: EvaluationSet
     judge: Judge
     n: int = 200
     tokenizer: Tokenizer | None = None
-
-    def __post_init__(self):
-        self.name, self.split = f"{self.data.name}: speaking", self.data.split
 
     def run(self, generator: Generator, seed: int) -> Findings:
         items = evenly(self.data.items, self.n)
@@ -208,11 +204,9 @@ class ClassSpeaking(Section):
 class Transcribing(Section):
     """Real recordings are written down by the model."""
 
+    what = "transcripts"
     data: EvaluationSet
     n: int = 200
-
-    def __post_init__(self):
-        self.name, self.split = f"{self.data.name}: transcripts", self.data.split
 
     def run(self, generator: Generator, seed: int) -> Findings:
         items = evenly(self.data.items, self.n)

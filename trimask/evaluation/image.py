@@ -31,12 +31,10 @@ def size_of(item: Item) -> tuple[int, int]:
 class SceneDrawing(Section):
     """Captions of the built-in world are drawn; the checker says what is right in the pictures."""
 
+    what = "drawing"
     data: EvaluationSet
     n: int = 400
     tokenizer: Tokenizer | None = None
-
-    def __post_init__(self):
-        self.name, self.split = f"{self.data.name}: drawing", self.data.split
 
     def run(self, generator: Generator, seed: int) -> Findings:
         items = evenly(self.data.items, self.n)
@@ -104,25 +102,32 @@ def _attributes(grades: Sequence[Grade], names: Sequence[str]) -> Rate:
 class SceneCaptions(Section):
     """Pictures of the built-in world are described; the checker says whether it is true."""
 
+    what = "captions"
     data: EvaluationSet
     n: int = 400
 
-    def __post_init__(self):
-        self.name, self.split = f"{self.data.name}: captions", self.data.split
-
     def run(self, generator: Generator, seed: int) -> Findings:
         items = evenly(self.data.items, self.n)
-        images = [np.asarray(i.parts["image"]) for i in items]
-        truth = [str(i.parts["text"]) for i in items]
-        said = generator.captions(images, seed)
+        images, truth, said = describe(generator, items, seed)
         true = [described(image, caption) for image, caption in zip(images, said, strict=True)]
         objects = [int(str(i.labels["objects"])) for i in items]
         results = [row("true of the picture", share(true))]
         for n in sorted(set(objects)):
             name = f"true of the picture, {n} object{'s' * (n > 1)}"
             results.append(row(name, share([t for t, o in zip(true, objects, strict=True) if o == n])))
-        results += [row("exact match", exact_match(truth, said)), row("word error rate", word_errors(truth, said))]
+        results += wording(truth, said)
         return Findings(results, [Pictures("described", images[:SHOWN], said[:SHOWN], true[:SHOWN])])
+
+
+def describe(generator: Generator, items: Sequence[Item], seed: int) -> tuple[list[np.ndarray], list[str], list[str]]:
+    """The pictures of items, their real captions, and what the model writes of them."""
+    images = [np.asarray(i.parts["image"]) for i in items]
+    return images, [str(i.parts["text"]) for i in items], list(generator.captions(images, seed))
+
+
+def wording(truth: Sequence[str], said: Sequence[str]) -> list[Result]:
+    """How far captions are the real ones, word by word."""
+    return [row("exact match", exact_match(truth, said)), row("word error rate", word_errors(truth, said))]
 
 
 def described(image: np.ndarray, caption: str) -> bool:
@@ -137,12 +142,10 @@ def described(image: np.ndarray, caption: str) -> bool:
 class Drawing(Section):
     """Captions are drawn, beside the real pictures after a round trip through the tokenizer; nobody grades them."""
 
+    what = "drawing"
     data: EvaluationSet
     tokenizer: Tokenizer
     n: int = 400
-
-    def __post_init__(self):
-        self.name, self.split = f"{self.data.name}: drawing", self.data.split
 
     def run(self, generator: Generator, seed: int) -> Findings:
         items = evenly(self.data.items, min(self.n, SHOWN) if self.n else SHOWN)
@@ -162,20 +165,15 @@ class Drawing(Section):
 class Captions(Section):
     """Real pictures are described; the words are compared with the real caption."""
 
+    what = "captions"
     data: EvaluationSet
     n: int = 400
 
-    def __post_init__(self):
-        self.name, self.split = f"{self.data.name}: captions", self.data.split
-
     def run(self, generator: Generator, seed: int) -> Findings:
-        items = evenly(self.data.items, self.n)
-        images, truth = [np.asarray(i.parts["image"]) for i in items], [str(i.parts["text"]) for i in items]
-        said = generator.captions(images, seed)
-        results = [row("exact match", exact_match(truth, said)), row("word error rate", word_errors(truth, said))]
+        images, truth, said = describe(generator, evenly(self.data.items, self.n), seed)
         pairs = list(zip(truth, said, strict=True))[:SHOWN]
         grid = Pictures("described", images[:SHOWN], said[:SHOWN])
-        return Findings(results, [grid], lines=[Lines("captions", ("real", "written"), pairs)])
+        return Findings(wording(truth, said), [grid], lines=[Lines("captions", ("real", "written"), pairs)])
 
 
 @dataclass
@@ -185,13 +183,11 @@ class ClassDrawing(Section):
     Accuracy alone rewards a model that draws one easy picture of each class; coverage does not.
     """
 
+    what = "drawing"
     data: EvaluationSet
     judge: Judge
     n: int = 500
     tokenizer: Tokenizer | None = None
-
-    def __post_init__(self):
-        self.name, self.split = f"{self.data.name}: drawing", self.data.split
 
     def run(self, generator: Generator, seed: int) -> Findings:
         items = evenly(self.data.items, self.n)
@@ -240,26 +236,22 @@ def spread_table(data: EvaluationSet, judge: Judge, made: Sequence[object], kind
 class ClassCaptions(Section):
     """Real pictures are described; the class word must be right."""
 
+    what = "captions"
     data: EvaluationSet
     names: tuple[str, ...]
     n: int = 1000
     tokens_judge: Judge | None = None
     """A classifier of the tokenizer's codes: what can be known from what the model sees."""
 
-    def __post_init__(self):
-        self.name, self.split = f"{self.data.name}: captions", self.data.split
-
     def run(self, generator: Generator, seed: int) -> Findings:
         items = evenly(self.data.items, self.n)
-        images = [np.asarray(i.parts["image"]) for i in items]
-        truth, classes = [str(i.parts["text"]) for i in items], self.data.classes(items, self.names)
-        said = generator.captions(images, seed)
+        images, truth, said = describe(generator, items, seed)
+        classes = self.data.classes(items, self.names)
         reference = self.tokens_judge.accuracy if self.tokens_judge else None
         against = "a classifier trained on the same tokens" if self.tokens_judge else ""
         results = [
             row("class word right", class_words(classes, said, self.names), reference, against),
-            row("exact match", exact_match(truth, said)),
-            row("word error rate", word_errors(truth, said)),
+            *wording(truth, said),
         ]
         marks = [named_class(s, self.names) == c for s, c in zip(said, classes, strict=True)]
         wrong = [(t, s) for t, s, m in zip(truth, said, marks, strict=True) if not m][:SHOWN]

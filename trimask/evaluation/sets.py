@@ -63,10 +63,21 @@ class EvaluationSet:
 
 
 class Section(ABC):
-    """One part of an evaluation: small enough to be repeated whole when it was interrupted."""
+    """One part of an evaluation: small enough to be repeated whole when it was interrupted.
 
-    name: str
-    split: str
+    A subclass is a dataclass with the set in `data`, and says in `what` what is asked of the model.
+    """
+
+    data: EvaluationSet
+    what: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.data.name}: {self.what}"
+
+    @property
+    def split(self) -> str:
+        return self.data.split
 
     @abstractmethod
     def run(self, generator: Generator, seed: int) -> Findings:

@@ -272,7 +272,7 @@ def section_key(section: Section, shared: Mapping[str, Any]) -> str:
         for f in fields(section)  # pyright: ignore[reportArgumentType]
         if isinstance(getattr(section, f.name), int | float | str | tuple)
     }
-    one: EvaluationSet = section.data  # pyright: ignore[reportAttributeAccessIssue]
+    one = section.data
     items = [[i.key for i in side] for side in (one.items, one.train, one.validation)]
     facts = [type(section).__name__, section.name, section.split, plain, items, dict(shared)]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -32,8 +32,9 @@ class Likelihood(Section):
     n: int = 200
     draws: int = 16
 
-    def __post_init__(self):
-        self.name, self.split = f"{self.data.name}: likelihood of {self.task}", self.data.split
+    @property
+    def what(self) -> str:
+        return f"likelihood of {self.task}"
 
     def run(self, generator: Generator, seed: int) -> Findings:
         items = evenly(self.data.items, self.n)
@@ -66,11 +67,9 @@ def baselines(texts: Sequence[str], training: Sequence[str]) -> list[Result]:
 class Writing(Section):
     """Texts from nothing, compared with real ones."""
 
+    what = "writing"
     data: EvaluationSet
     n: int = 200
-
-    def __post_init__(self):
-        self.name, self.split = f"{self.data.name}: writing", self.data.split
 
     def run(self, generator: Generator, seed: int) -> Findings:
         samples = generator.texts(self.n, seed)
@@ -124,11 +123,9 @@ def _first_words(texts: Sequence[str], count: int) -> list[str]:
 class Cloze(Section):
     """One word of each sentence is filled in, by the model and by a trigram model of the training text."""
 
+    what = "cloze"
     data: EvaluationSet
     n: int = 400
-
-    def __post_init__(self):
-        self.name, self.split = f"{self.data.name}: cloze", self.data.split
 
     def run(self, generator: Generator, seed: int) -> Findings:
         asked = gaps([_text(i) for i in self.data.items], self.n, seed)

@@ -21,7 +21,7 @@ SHAPE: Mapping[str, int] = {
     **{"model.width": 192, "model.depth": 4},
     **{f"{stream}.{name}": value for stream in ("data", "validation.data") for name, value in ROWS.items()},
 }
-"""Smaller than nano: so few minutes cannot fill more parameters (dev/LOG.md). Rows hold two scenes and little else."""
+"""Smaller than nano: so few minutes cannot fill more parameters (dev/LOG.md)."""
 SCALE = 0.5
 """Size of the world's sets, relative to nano's: more than the minutes can use."""
 SPEECH = "where=content:number,voice:en-us"
