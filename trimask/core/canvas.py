@@ -261,7 +261,7 @@ class _Cursor:
         used = int(np.prod(units))
         self.a["slot_BL"][here] = self.slot + (np.arange(n) * used // n if m.patch == 1 else patches(shape, m.patch)[0])
         there = slice(self.slot, self.slot + used)
-        self.a["coords_BP2"][there] = grid_coords(units, v.positions == "flat")
+        self.a["coords_BP2"][there] = grid_coords(units, v.positions == "flat", m.pace)
         self.a["segment_BP"][there] = number
         start = self.token
         self.token, self.slot = self.token + n, self.slot + used
@@ -328,11 +328,11 @@ def patches(shape: tuple[int, ...], side: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @lru_cache(maxsize=4096)
-def grid_coords(units: tuple[int, ...], flat: bool) -> np.ndarray:
+def grid_coords(units: tuple[int, ...], flat: bool, pace: int = 1) -> np.ndarray:
     """Coordinates (P, 2) of the positions of a segment of so many units; its opening token sits at (0, 0)."""
     if flat or len(units) == 1:
-        n = int(np.prod(units))
-        out = np.stack([1 + np.arange(n), np.zeros(n, int)], axis=-1)
+        n = np.arange(int(np.prod(units)))
+        out = np.stack([1 + pace * n, 1 + n if pace > 1 else np.zeros_like(n)], axis=-1)
     else:
         rows, columns = np.meshgrid(np.arange(units[0]), np.arange(units[1]), indexing="ij")
         out = 1 + np.stack([rows.ravel(), columns.ravel()], axis=-1)

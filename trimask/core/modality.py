@@ -42,6 +42,7 @@ class Modality:
     shared: bool = chz.field(default=False, doc="all levels use one id range")
     stack: bool = chz.field(default=False, doc="the levels of a frame share one transformer position")
     patch: int = chz.field(default=1, doc="patch x patch codes of a plane share one transformer position")
+    pace: int = chz.field(default=1, doc="how far the coordinate of a line moves from one position to the next")
     schedule: str = chz.field(default="linear", doc="noise schedule of training")
     elbo: bool = chz.field(default=True, doc="weight the loss by the bound's weight, else by 1")
     weight: float = chz.field(default=1.0, doc="loss weight of the modality")

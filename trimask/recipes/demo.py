@@ -39,7 +39,7 @@ def sources(split: str) -> dict[str, tuple[str, ...]]:
     scale = SCALE if split == "train" else SCALE / 60
     world = sets.world(scale, split)
     # One clip in twenty is a number in this voice.
-    numbers = tuple(f"{source}&{SPEECH}" for source in sets.world(5 * scale, split)["speech"])
+    numbers = tuple(f"{source}&{SPEECH}" for source in sets.world(1.5 * scale, split)["speech"])
     return {"scenes": world["scenes"], "numbers": numbers, "world-text": world["world-text"]}
 
 

@@ -31,7 +31,7 @@ def world(scale: float = 1.0, split: str = "train") -> dict[str, tuple[str, ...]
 
     return {
         "scenes": (of("scenes", 60_000),),
-        "speech": (of("speech", 12_000),),
+        "speech": (of("speech", 40_000),),
         "spoken-scenes": (of("spoken-scenes", 3_000),),
         "world-text": (of("text", 6_000),),
     }

@@ -144,6 +144,7 @@ class RowSettings:
     fill_weight: float | None = chz.field(default=None, doc="loss weight of FILL")
     buckets: tuple[int, ...] | None = chz.field(default=None, doc="free lengths of a target")
     stack: bool | None = chz.field(default=None, doc="the levels of a frame share one position")
+    pace: int | None = chz.field(default=None, doc="how far the coordinate of a line moves a position")
     patch: int | None = chz.field(default=None, doc="patch x patch codes of a picture share one position")
     shared: bool | None = chz.field(default=None, doc="all levels use one id range")
 
