@@ -1,8 +1,9 @@
-"""How far a few minutes of training bring a model that speaks: what a change of recipe is worth.
+r"""How far a few minutes of training bring a model that speaks: what a change of recipe is worth.
 
     python -m trimask.recipes.sets --world --tokenizers trimask/models/nano/tokenizers --out sets
-    OMP_NUM_THREADS=1 python benchmarks/speaking.py runs/base model.width=192 model.depth=4
-    OMP_NUM_THREADS=1 python benchmarks/speaking.py runs/pace model.width=192 model.depth=4 model.vocabulary.rows.text.pace=1
+    OMP_NUM_THREADS=1 python benchmarks/speaking.py runs/base model.width=192 model.depth=4 data.rows=8
+    OMP_NUM_THREADS=1 python benchmarks/speaking.py runs/pace model.width=192 model.depth=4 data.rows=8 \
+        model.vocabulary.rows.text.pace=1
 
 Trains recipe `nano` on text>speech of the world alone, in bf16 and not compiled, so that two runs fit side
 by side on two cores. Then, for validation clips: the bound (nats a token), the gap (how much worse the

@@ -4,7 +4,7 @@
     python benchmarks/train_step.py --shape nano --rounds 9
 
 A step is forward, loss and backward over a batch of packed rows in which half of the target tokens
-are masked, then AdamW (nano only: the pilot's optimizer step costs memory traffic, not arithmetic).
+are masked, then the recipe's optimizer (nano only: the pilot's costs memory traffic, not arithmetic).
 Rows of the table: the base setting (restricted head, packed rows, bf16, eager), then the same with
 one choice changed. Each round times every setting once, in turn, so that a drift of the machine hits
 all of them; a ratio is the median over rounds of (setting / base), with its lowest and highest.
@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import trimask
 from trimask.core.canvas import Composer, Row, Segment, queries
 from trimask.core.modality import Modality, Vocabulary
 from trimask.data.stream import pack
@@ -32,6 +33,8 @@ from trimask.diffusion.objective import loss, restrict, terms
 from trimask.model.accounting import parameters, step_flops
 from trimask.model.config import ModelConfig
 from trimask.model.transformer import Transformer
+from trimask.optim.optimizer import Optimizer, OptimizerConfig
+from trimask.recipes import configure
 from trimask.train.device import matmul_rate, name
 
 MASKED_SHARE = 0.5
@@ -45,18 +48,15 @@ class Shape:
     rows: int
     slots: int
     tokens: int
-    optimizer: bool
+    optimizer: OptimizerConfig | None
 
 
 def nano() -> Shape:
-    vocabulary = Vocabulary(
-        modalities=(
-            Modality(name="text", grid="line", codes=4096),
-            Modality(name="image", grid="plane", codes=2048, digits=(8, 4, 4, 4, 4)),
-            Modality(name="audio", grid="frames", codes=512, levels=4, digits=(8, 8, 8), stack=True),
-        )
-    )
-    return Shape(ModelConfig(vocabulary=vocabulary), rows=32, slots=256, tokens=384, optimizer=True)
+    """That of the recipe, with the tokenizers that ship."""
+    shipped = Path(trimask.__file__).parent / "models" / "nano" / "tokenizers"
+    folders = ",".join(str(shipped / part) for part in ("text", "image", "audio"))
+    recipe = configure("nano", [f"tokenizers={folders}"])
+    return Shape(recipe.model, recipe.data.rows, recipe.data.slots, recipe.data.tokens, recipe.optimizer)
 
 
 def pilot() -> Shape:
@@ -68,7 +68,7 @@ def pilot() -> Shape:
         )
     )
     model = ModelConfig(vocabulary=vocabulary, depth=8, width=1024, head_dim=128, base_depth=8)
-    return Shape(model, rows=4, slots=512, tokens=512, optimizer=False)
+    return Shape(model, rows=4, slots=512, tokens=512, optimizer=None)
 
 
 def items(vocabulary: Vocabulary, slots: int, count: int) -> list[Row]:
@@ -118,7 +118,7 @@ def batch(shape: Shape, packed: bool) -> tuple[Masked, int]:
 
 def step(shape: Shape, network: Transformer, masked: Masked, joint: bool) -> Callable[[], None]:
     v = shape.model.vocabulary
-    optimizer = torch.optim.AdamW(network.parameters(), fused=True) if shape.optimizer else None
+    optimizer = Optimizer(shape.optimizer, network) if shape.optimizer else None
 
     def scored(canvas, asked):
         if not joint:

@@ -59,6 +59,20 @@ def test_stacked_levels_share_a_position():
     assert canvas.segment_BP[0].tolist() == [0] * 7 + [-1]
 
 
+def test_a_line_with_a_pace_keeps_step_with_what_runs_beside_it():
+    modalities = (
+        Modality(name="text", grid="line", codes=10, pace=6),
+        Modality(name="audio", grid="frames", codes=4, levels=2, stack=True),
+    )
+    v = Vocabulary(modalities=modalities)
+    row = Row((Segment("text", np.array([3, 1, 4])), Segment("speech", np.zeros((13, 2), int), True, hidden=True)))
+    coords = Composer(v, 24, 40).compose([[row]]).coords_BP2[0]
+    assert coords[2:6].tolist() == [[0, 0], [1, 1], [7, 2], [13, 3]]
+    assert coords[6:].tolist() == [[n, 0] for n in range(15)] + [[0, 0]] * 3
+    with pytest.raises(UsageError, match="pace"):
+        Modality(name="image", grid="plane", codes=6, pace=2)
+
+
 def test_the_codes_of_a_patch_share_a_position_and_know_their_place():
     v = Vocabulary(modalities=(Modality(name="image", grid="plane", codes=6, patch=2),))
     picture = np.arange(15).reshape(3, 5) % 6

@@ -329,7 +329,11 @@ def patches(shape: tuple[int, ...], side: int) -> tuple[np.ndarray, np.ndarray]:
 
 @lru_cache(maxsize=4096)
 def grid_coords(units: tuple[int, ...], flat: bool, pace: int = 1) -> np.ndarray:
-    """Coordinates (P, 2) of the positions of a segment of so many units; its opening token sits at (0, 0)."""
+    """Coordinates (P, 2) of the positions of a segment of so many units; its opening token sits at (0, 0).
+
+    A line with a `pace` counts in steps of it, and by ones on the second axis: what runs beside it at another
+    speed, as frames of speech beside words, is then near it on the first.
+    """
     if flat or len(units) == 1:
         n = np.arange(int(np.prod(units)))
         out = np.stack([1 + pace * n, 1 + n if pace > 1 else np.zeros_like(n)], axis=-1)

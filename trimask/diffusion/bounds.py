@@ -90,8 +90,8 @@ def _masked_ce(denoiser: Denoiser, canvas: Canvas, masks: Sequence[np.ndarray], 
     for query, logits in zip(asked, denoiser(noisy, asked), strict=True):
         index = query.index_N[: query.count]
         column = columns(canvas.ids_BL.flatten()[index], vocabulary.alphabets[query.alphabet])
-        ce = torch.nn.functional.cross_entropy(logits[: query.count].cpu().double(), column, reduction="none")
-        total_B.index_add_(0, index // canvas.shape[1], ce)
+        ce = torch.nn.functional.cross_entropy(logits[: query.count], column, reduction="none")
+        total_B.index_add_(0, index // canvas.shape[1], ce.double())
     return total_B.numpy()
 
 

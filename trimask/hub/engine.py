@@ -20,7 +20,13 @@ from trimask.model.transformer import Transformer
 LENGTHS = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 """Padded lengths of a row; beyond the last, multiples of it."""
 ROWS = 16
-"""Rows of one batch."""
+"""Rows of one batch that is sampled."""
+SCORED = 1024
+"""Tokens of one batch that is scored on the CPU; elsewhere it has sixteen times as many.
+
+Every token has logits. Those of 16 rows of 256 tokens are 67 MB, which the C library asks the system for and gives
+back each time: on the CPU 40 % of the time of scoring went into that (dev/LOG.md).
+"""
 
 OnStep = Callable[[Progress], None]
 SettingsOf = Callable[[str], Mapping[str, Settings]]
@@ -103,7 +109,9 @@ class Runner:
         shown = [Row(tuple(_shown(s) for s in r.segments), r.key, r.draw) for r in rows]
         with torch.inference_mode():
             for _, composer, numbers in self._groups(shown, len(shown)):
-                part = bounds(self.placed, [shown[i] for i in numbers], composer, plan, draws, seed, ROWS)
+                tokens = SCORED if self.placed.device.type == "cpu" else 16 * SCORED
+                batch = max(1, tokens // composer.tokens)
+                part = bounds(self.placed, [shown[i] for i in numbers], composer, plan, draws, seed, batch)
                 found.update(zip(numbers, part, strict=True))
         return [found[i] for i in range(len(rows))]
 
