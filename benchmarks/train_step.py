@@ -56,7 +56,8 @@ def nano() -> Shape:
     shipped = Path(trimask.__file__).parent / "models" / "nano" / "tokenizers"
     folders = ",".join(str(shipped / part) for part in ("text", "image", "audio"))
     recipe = configure("nano", [f"tokenizers={folders}"])
-    return Shape(recipe.model, recipe.data.rows, recipe.data.slots, recipe.data.tokens, recipe.optimizer)
+    data = recipe.data
+    return Shape(recipe.model, data.rows, data.slots, data.tokens or data.slots, recipe.optimizer)
 
 
 def pilot() -> Shape:
