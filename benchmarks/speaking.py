@@ -11,67 +11,29 @@ bound gets with another clip's text: whether it is read at all), and how many wo
 wrong in what is spoken, by what is said. One line of JSON.
 """
 
-import argparse
 import json
-from dataclasses import replace
-from pathlib import Path
 
-import numpy as np
+from short_run import SHIPPED, arguments, bounds, trained
 
-import trimask
-from trimask.core.config import configure
-from trimask.core.item import Item
 from trimask.data.world.source import World
-from trimask.diffusion.bounds import by_count
 from trimask.evaluation.recognizer import Recognizer
 from trimask.evaluation.transcripts import word_errors
 from trimask.hub.model import Model
-from trimask.recipes import nano
-from trimask.train.config import Budget
-from trimask.train.loop import fit
 
-DRAWS = 8
-"""Model evaluations a clip and bound."""
-NEVER = 1_000_000
-SETTINGS = (
-    "data.sources.0.tasks=text>speech",
-    "compile=off",
-    "dtype=bf16",
-    f"validation.every={NEVER}",
-    f"hooks.0.every={NEVER}",
-)
-SHIPPED = Path(trimask.__file__).parent / "models"
-
-
-def bound(model: Model, items: list[Item]) -> np.ndarray:
-    """Nats a token of each clip, given its text and voice."""
-    return np.array([b.nats / b.tokens for b in model.bounds(items, "text>speech", by_count, DRAWS, seed=0)])
+TASK = "text>speech"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", help="run folder")
-    parser.add_argument("settings", nargs="*", help="key=value, as for `trimask train`")
-    parser.add_argument("--minutes", type=float, default=5.0)
-    parser.add_argument("--sets", type=Path, default=Path("sets"))
-    parser.add_argument("--name", default="speech", help="which of the sets")
-    parser.add_argument("--clips", type=int, default=64)
-    asked = parser.parse_args()
-
-    tokenizers = SHIPPED / "nano" / "tokenizers"
-    recipe = nano.run(asked.run, {asked.name: 1.0}, Budget(minutes=asked.minutes), asked.sets, tokenizers)
-    result = fit(configure(recipe, [*SETTINGS, *asked.settings], "recipe"))
-    model = trimask.load(result.folder, dtype="bf16")
-    print(json.dumps({"run": asked.run, "settings": asked.settings, "steps": result.step, "tokens": result.tokens}))
-    print(json.dumps(graded(model, asked.clips)))
+    asked = arguments(__doc__ or "", minutes=5.0, name="speech")
+    model, _ = trained(asked, TASK)
+    print(json.dumps(graded(model, asked.items)))
 
 
 def graded(model: Model, clips: int) -> dict[str, float]:
     world = World(kind="speech", split="validation", count=clips)
     items = [world[i] for i in range(clips)]
     texts, voices = ([str(i.parts[part]) for i in items] for part in ("text", "voice"))
-    other = [replace(i, parts={**i.parts, "text": t}) for i, t in zip(items, [*texts[1:], texts[0]], strict=True)]
-    right, wrong = bound(model, items), bound(model, other)
+    right, wrong = bounds(model, items, TASK)
     recognizer = Recognizer.load(SHIPPED / "judges" / "recognizer")
     spoken = model.speech(texts, voices, seed=0)
     heard = [recognizer.transcribe([clip])[0] if len(clip.samples) else "" for clip in spoken]

@@ -1,5 +1,6 @@
 """Layout of the canvas and of the joint vocabulary."""
 
+import chz
 import numpy as np
 import pytest
 import torch
@@ -47,6 +48,16 @@ def test_a_target_is_content_end_and_fill():
     assert canvas.coords_BP2[0, 6:10].tolist() == [[1, 1], [1, 2], [2, 1], [2, 2]]
     assert read(canvas, v, canvas.spans[1]).tolist() == [[0, 1], [2, 3]]
     assert read(canvas, v, canvas.spans[0]).tolist() == [3, 1]
+
+
+def test_a_target_weighs_given_weight_when_another_part_is_given_to_be_seen():
+    v = table()
+    v = chz.replace(v, modalities=(chz.replace(v.modalities[0], given_weight=4.0), *v.modalities[1:]))
+    picture, caption = np.array([[0, 1]]), Segment("text", np.array([3, 1]), True)
+    rows = [Row((Segment("image", picture, hidden=hidden), caption)) for hidden in (None, True)]
+    canvas = Composer(v, 12).compose([[rows[0]], [rows[1]], [Row((caption,))]])
+    weights = [canvas.weight_BL[r][canvas.maskable_BL[r]].tolist() for r in range(3)]
+    assert weights == [[4.0] * 3, [1.0] * 3, [1.0] * 3]
 
 
 def test_stacked_levels_share_a_position():

@@ -153,8 +153,10 @@ def test_evaluation_sees_the_blocks_uncompiled_and_training_gets_them_back():
 
 
 def test_validation_weights_are_those_of_the_bound_whatever_training_uses():
-    """elbo, weight and fill_weight of the table do not enter."""
-    changed = [chz.replace(m, elbo=False, weight=3.0, fill_weight=0.0) for m in toy_run.VOCABULARY.modalities]
+    """elbo and the weights of the table do not enter."""
+    changed = [
+        chz.replace(m, elbo=False, weight=3.0, fill_weight=0.0, given_weight=2.0) for m in toy_run.VOCABULARY.modalities
+    ]
     other = chz.replace(toy_run.VOCABULARY, modalities=tuple(changed))
     model = Transformer(toy_run.config("x").model)
     rows = [[r] for r in toy_run.ToySource(rows=12).items(0)]

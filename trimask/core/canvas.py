@@ -70,6 +70,11 @@ class Row:
         given = [s.kind for s in self.segments if not s.target]
         return task_name(given, [s.kind for s in self.segments if s.target])
 
+    @property
+    def conditional(self) -> bool:
+        """Whether a given part is there to be seen."""
+        return any(not s.target and (s.hidden is None or not np.all(s.hidden)) for s in self.segments)
+
 
 @dataclass(frozen=True)
 class Span:
@@ -104,7 +109,7 @@ class Canvas:
     maskable_BL: Bool[Tensor, "B L"]
     """bool: target content, END and FILL."""
     weight_BL: Float[Tensor, "B L"]
-    """float32: loss weight of a maskable token (modality and FILL weights); 0 elsewhere."""
+    """float32: loss weight of a maskable token (modality, FILL and given weights); 0 elsewhere."""
     coords_BP2: Int[Tensor, "B P 2"]
     """int64: position coordinates for RoPE."""
     segment_BP: Int[Tensor, "B P"]
@@ -256,7 +261,7 @@ class _Cursor:
         self.a["alphabet_BL"][here] = alphabet
         self.a["kind_BL"][here] = kind
         self.a["maskable_BL"][here] = s.target
-        self.a["weight_BL"][here] = weight if s.target else 0
+        self.a["weight_BL"][here] = weight * (m.given_weight if item.conditional else 1.0) if s.target else 0
         units = grid_units(m, shape)
         used = int(np.prod(units))
         self.a["slot_BL"][here] = self.slot + (np.arange(n) * used // n if m.patch == 1 else patches(shape, m.patch)[0])

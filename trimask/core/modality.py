@@ -47,6 +47,7 @@ class Modality:
     elbo: bool = chz.field(default=True, doc="weight the loss by the bound's weight, else by 1")
     weight: float = chz.field(default=1.0, doc="loss weight of the modality")
     fill_weight: float = chz.field(default=0.1, doc="loss weight of FILL")
+    given_weight: float = chz.field(default=1.0, doc="loss weight of a target that has given parts: a caption, say")
     buckets: tuple[int, ...] = chz.field(
         default=(), doc="free lengths a target may be filled up to, END included; empty: always exact"
     )

@@ -2,8 +2,11 @@
 
     python -m trimask.recipes.sets --data DATA --tokenizers tokenizers --out sets
     trimask train nano
+    trimask train trimask.recipes.nano:finish
 
-`docs/nano.md` says how long it takes and what comes out.
+The first run learns to draw and to speak, the second goes on from its weights and spends more of its time on
+what is left to learn: reading pictures and sounds, and whole sentences of speech. `docs/nano.md` says how long
+they take and what comes out.
 """
 
 from collections.abc import Mapping
@@ -123,3 +126,22 @@ def spread(key: str, config: object) -> dict[str, Any]:
 def nano() -> "chz.Blueprint[TrainConfig]":
     """The shipped model: about two hours on two cores."""
     return run("runs/nano", WEIGHTS, Budget(minutes=110))
+
+
+FINISH_WEIGHTS: Mapping[str, float] = {
+    **{"scenes": 0.14, "fashion": 0.12, "digits": 0.10, "emoji": 0.005, "storybook": 0.005},
+    **{"speech": 0.40, "spoken-scenes": 0.01, "spoken-digits": 0.05},
+    **{"spoken-words": 0.005, "read-speech": 0.005, "orders": 0.005},
+    **{"books": 0.05, "sentences": 0.05, "stories": 0.05, "world-text": 0.005},
+}
+FINISH_TASKS: Mapping[str, float] = {
+    **{"text": 0.3, "text>image": 4.0, "image>text": 5.0, "text>speech": 6.0, "speech>text": 3.0}
+}
+GIVEN_WEIGHT = 10.0
+"""A caption of a digit has four tokens of which one tells what is seen; its picture has 49."""
+
+
+def finish() -> "chz.Blueprint[TrainConfig]":
+    """What follows on `nano`: 80 minutes more on another mixture."""
+    settings = {"model.vocabulary.rows.text.given_weight": GIVEN_WEIGHT, "optimizer.rate": 3e-3, "init": "runs/nano"}
+    return run("runs/nano-finish", FINISH_WEIGHTS, Budget(minutes=80), tasks=FINISH_TASKS).apply(settings)

@@ -127,7 +127,7 @@ def prune(folder: Path, config: Checkpoints) -> None:
 def layout(vocabulary: Vocabulary) -> str:
     """Fingerprint of what ids mean: ranges, grids, tasks and coordinates, not how they are trained."""
     values = to_json(vocabulary)
-    free = {"schedule", "elbo", "weight", "fill_weight", "buckets"}
+    free = {"schedule", "elbo", "weight", "fill_weight", "given_weight", "buckets"}
     fixed = {k: v for k, v in values.items() if k.rsplit(".", 1)[-1] not in free}
     return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 

@@ -142,6 +142,7 @@ class RowSettings:
     elbo: bool | None = chz.field(default=None, doc="weight the loss by the bound's weight, else by 1")
     weight: float | None = chz.field(default=None, doc="loss weight of the modality")
     fill_weight: float | None = chz.field(default=None, doc="loss weight of FILL")
+    given_weight: float | None = chz.field(default=None, doc="loss weight of a target that has given parts")
     buckets: tuple[int, ...] | None = chz.field(default=None, doc="free lengths of a target")
     stack: bool | None = chz.field(default=None, doc="the levels of a frame share one position")
     pace: int | None = chz.field(default=None, doc="how far the coordinate of a line moves a position")

@@ -22,8 +22,8 @@ def batches(source: Iterable[Batch], count: int) -> list[Batch]:
 def bounds(model: Transformer, held_out: Sequence[Batch], device: torch.device) -> dict[str, dict[str, float]]:
     """Negative ELBO per modality in nats per maskable token (END and FILL included), and its error.
 
-    Weights are those of the bound, whatever training uses: a modality's `elbo`, `weight` and
-    `fill_weight` play no part. The error is the standard error over batches of the ratio of sums.
+    Weights are those of the bound, whatever training uses: a modality's `elbo` and its weights play no part.
+    The error is the standard error over batches of the ratio of sums.
     It is the bound of the stream's own condition modes and needs a stream without anti-masking.
     """
     v = model.vocabulary
