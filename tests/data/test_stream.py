@@ -257,3 +257,22 @@ def test_a_set_that_does_not_fit_is_an_error(sets):
         Stream(config(sets, "pairs", slots=16, tokens=16, tasks={"text>image": 1.0}), VOCABULARY)
     with pytest.raises(UsageError, match="empty"):
         StreamConfig(sources=())
+
+
+def test_durations_of_codes_are_found_from_how_long_their_sentences_last(tmp_path: Path):
+    """Frames = 2 silent ones + those of each code; measured by shares, from sets that have both."""
+    rng = np.random.default_rng(1)
+    true = rng.integers(1, 9, 50)
+    texts = [rng.integers(0, 40, rng.integers(1, 8)) for _ in range(300)]
+    rows = [
+        {"key": f"s{i}", "text": t.tolist(), "speech": np.zeros((2 + int(true[t].sum()), 2), int).tolist()}
+        for i, t in enumerate(texts)
+    ]
+    folders = {"spoken": made(tmp_path, "spoken", rows), "text": made(tmp_path, "text", [{"key": "a", "text": [45]}])}
+    found = Stream(config(folders, "text", "spoken", slots=96), VOCABULARY).durations("text")
+    assert found is not None and found.shape == (50,)
+    assert np.abs(found - true)[:40].max() < 0.3
+    # Codes that are never heard last as long as one does on average.
+    mean = sum(len(r["speech"]) for r in rows) / sum(map(len, texts))
+    assert found[40:] == pytest.approx(mean)
+    assert Stream(config(folders, "text"), VOCABULARY).durations("text") is None

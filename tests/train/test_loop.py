@@ -120,7 +120,7 @@ def test_hooks_see_averaged_weights_without_gradients_and_leave_no_trace(tmp_pat
     assert same(tmp_path / "plain", tmp_path / "hooked")
     rows = record.read_metrics(tmp_path / "hooked", "noted")
     assert [r["step"] for r in rows] == [4, 8, 9] and not any(r["gradients"] for r in rows)
-    total = sum(v.double().sum() for v in weights(tmp_path / "hooked").values())
+    total = sum(v.double().sum() for k, v in weights(tmp_path / "hooked").items() if not k.startswith("timing."))
     assert rows[-1]["sum"] == pytest.approx(float(total))
 
 
@@ -327,6 +327,19 @@ def test_a_checkpoint_is_a_bundle_with_the_averaged_weights(tmp_path):
     assert torch.equal(bundle.model.head.table.weight, weights(tmp_path / "run")["head.table.weight"])
     assert not torch.equal(bundle.model.head.table.weight, trained["model.head.table.weight"])
     assert bundle.train["config"]["budget.steps"] == 5
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.5])
+def test_durations_are_measured_at_the_start_kept_and_handed_on(tmp_path, ema):
+    name, measured = "timing.text.duration", toy_run.ToySource().durations("text")
+    toy_run.run(tmp_path / "run", 3, ema=ema)
+    toy_run.run(tmp_path / "run", 3, ema=ema)
+    assert weights(tmp_path / "run")[name].tolist() == measured.tolist()
+    # The weights that another run starts from fit their own durations.
+    other = toy_run.ToySource()
+    other.durations = lambda modality: measured + 1
+    toy_run.run(tmp_path / "next", 3, other, ema=ema, init=str(tmp_path / "run"))
+    assert weights(tmp_path / "next")[name].tolist() == measured.tolist()
 
 
 def test_a_device_that_is_not_there_is_a_usage_error(tmp_path):

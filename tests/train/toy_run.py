@@ -24,7 +24,7 @@ from trimask.train.loop import Result, train
 
 VOCABULARY = Vocabulary(
     modalities=(
-        Modality(name="text", grid="line", codes=12, buckets=(8,)),
+        Modality(name="text", grid="line", codes=12, buckets=(8,), timed=True),
         Modality(name="image", grid="plane", codes=8, schedule="cosine", patch=2),
         Modality(name="audio", grid="frames", codes=6, levels=2),
     )
@@ -85,6 +85,11 @@ class ToySource:
 
     def restore(self, state: dict) -> None:
         self.position = state["position"]
+
+    def durations(self, modality: str) -> np.ndarray:
+        """Not those of this data: the tests only look for them."""
+        assert modality == "text"
+        return np.arange(12) / 2 + 1
 
 
 MUON = OptimizerConfig(rate=2**-7, matrices="muon")

@@ -43,6 +43,7 @@ class Modality:
     stack: bool = chz.field(default=False, doc="the levels of a frame share one transformer position")
     patch: int = chz.field(default=1, doc="patch x patch codes of a plane share one transformer position")
     pace: int = chz.field(default=1, doc="how far a line's first coordinate moves a position")
+    timed: bool = chz.field(default=False, doc="that of a given line moves as long as each code lasts, as measured")
     schedule: str = chz.field(default="linear", doc="noise schedule of training")
     elbo: bool = chz.field(default=True, doc="weight the loss by the bound's weight, else by 1")
     weight: float = chz.field(default=1.0, doc="loss weight of the modality")
@@ -65,6 +66,8 @@ class Modality:
             raise UsageError(f"modality {self.name}: patch must be at least 1, and 1 for all but a plane grid")
         if self.pace < 1 or (self.pace > 1 and self.grid == "plane"):
             raise UsageError(f"modality {self.name}: pace must be at least 1, and 1 for a plane grid")
+        if self.timed and self.grid != "line":
+            raise UsageError(f"modality {self.name}: only the codes of a line can be timed")
         if self.grid == "plane" and self.buckets:
             raise UsageError(f"modality {self.name}: a picture has no free length; leave buckets empty")
         if tuple(sorted(set(self.buckets))) != tuple(self.buckets):

@@ -20,6 +20,7 @@ from trimask.core.canvas import Composer, Draw, Row, Segment
 from trimask.core.errors import DataError, UsageError
 from trimask.core.modality import Modality, Vocabulary
 from trimask.core.rng import generator, key
+from trimask.data.durations import durations
 from trimask.data.shards import Shard
 from trimask.data.tasks import ANY, VOICE, Conditions, Parts, draw_row, feasible, needs
 from trimask.diffusion.forward import Masked, corrupt
@@ -261,6 +262,10 @@ class Stream:
         chance = [s / p.mean_slots for s, p in zip(self.shares, self.pieces, strict=True)]
         mixed = grain.MapDataset.mix(streams, weights=chance)
         return mixed.batch(WINDOW, batch_fn=list).map_with_index(_Pack(self.config, self.composer))
+
+    def durations(self, modality: str) -> np.ndarray | None:
+        """How long each code of a line lasts in what runs beside it, in frames; None where nothing does."""
+        return durations([p.shard for p in self.pieces], self.shares, self.vocabulary, modality)
 
     def _from(self, window: int) -> Iterator[list[list[Row]]]:
         """Windows from a number on, read ahead by a thread or by worker processes."""

@@ -38,7 +38,7 @@ def rope_table(coords_BP2: Tensor, head_dim: int, base: float, dtype: torch.dtyp
     """
     pairs = head_dim // 4
     frequency = base ** (-torch.arange(pairs, device=coords_BP2.device, dtype=torch.float32) / pairs)
-    angles = (coords_BP2[..., None].float() * frequency).flatten(-2)
+    angles = (coords_BP2[..., None] * frequency).flatten(-2)
     return angles.cos().to(dtype)[:, :, None], angles.sin().to(dtype)[:, :, None]
 
 

@@ -13,6 +13,7 @@ from trimask.core.canvas import Canvas, Query
 from trimask.core.modality import Vocabulary
 from trimask.model.block import Block, Linear, RMSNorm, rope_table
 from trimask.model.config import ModelConfig
+from trimask.model.timing import Timing
 
 
 def attention_mask(segment_BP: Tensor, sees_BGG: Tensor) -> Tensor:
@@ -192,6 +193,8 @@ class Transformer(nn.Module):
         self.embedding = Embedding(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.head = Head(config)
+        rows = enumerate(config.vocabulary.modalities)
+        self.timing = nn.ModuleDict({row.name: Timing(config.vocabulary, m) for m, row in rows if row.timed})
         self.dtype = torch.float32
         self.body = self._body
         initialise(self, seed)
@@ -208,7 +211,10 @@ class Transformer(nn.Module):
     def hidden(self, canvas: Canvas) -> Tensor:
         """Final residual stream (B, P, D) in the compute dtype."""
         x_BPD = self.embedding(canvas, self.dtype).to(self.dtype)
-        rope = rope_table(canvas.coords_BP2, self.config.head_dim, self.config.rope_base, self.dtype)
+        coords_BP2 = canvas.coords_BP2.float()
+        for timing in self.timing.values():
+            coords_BP2 = timing(canvas, coords_BP2)
+        rope = rope_table(coords_BP2, self.config.head_dim, self.config.rope_base, self.dtype)
         return self.body(x_BPD, rope, attention_mask(canvas.segment_BP, canvas.sees_BGG))
 
     def forward(self, canvas: Canvas, queries: Sequence[Query], joint: bool = False) -> list[Tensor]:
@@ -242,7 +248,8 @@ def initialise(model: Transformer, seed: int) -> None:
     | matrices of a block, maps of places and levels | N(0, 1/(4 fan_in)) |
     | norm gains | 1 |
 
-    A parameter that no rule covers is an error, so that none is forgotten.
+    Durations of timed codes start at the modality's pace; a run measures them on its data. A parameter that no
+    rule covers is an error, so that none is forgotten.
     """
     generator = torch.Generator().manual_seed(seed)
     std = model.config.init_std

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 FOLDER = Path("runs/demo")
 MINUTES = 13.0
 WEIGHTS: Mapping[str, float] = {"scenes": 0.82, "numbers": 0.15, "world-text": 0.03}
-TASK_WEIGHTS: Mapping[str, float] = {**nano.TASK_WEIGHTS, "text>image": 10.0}
+TASK_WEIGHTS: Mapping[str, float] = {
+    **{"text": 1.0, "text>image": 10.0, "image>text": 1.5, "text>speech": 6.0, "speech>text": 1.0}
+}
 ROWS: Mapping[str, int] = {"rows": 8, "slots": 128, "tokens": 384}
 SHAPE: Mapping[str, int] = {
     **{"model.width": 192, "model.depth": 4},

@@ -2,11 +2,8 @@
 
     python -m trimask.recipes.sets --data DATA --tokenizers tokenizers --out sets
     trimask train nano
-    trimask train trimask.recipes.nano:finish
 
-The first run learns to draw and to speak, the second goes on from its weights and spends more of its time on
-what is left to learn: reading pictures and sounds, and whole sentences of speech. `docs/nano.md` says how long
-they take and what comes out.
+`docs/nano.md` says how long it takes and what comes out.
 """
 
 from collections.abc import Mapping
@@ -28,20 +25,20 @@ SLOTS, TOKENS, ROWS = 256, 768, 16
 ROPE_BASE = 100
 """Pictures are 8 codes wide and rows have 256 positions: no longer wavelengths are needed."""
 WEIGHTS: Mapping[str, float] = {
-    "scenes": 0.30,
-    "fashion": 0.05,
-    "digits": 0.05,
-    "emoji": 0.01,
-    "storybook": 0.01,
+    "scenes": 0.28,
+    "fashion": 0.10,
+    "digits": 0.09,
+    "emoji": 0.005,
+    "storybook": 0.005,
     "speech": 0.26,
     "spoken-scenes": 0.01,
     "spoken-digits": 0.05,
-    "spoken-words": 0.01,
-    "read-speech": 0.01,
-    "orders": 0.01,
-    "books": 0.07,
-    "sentences": 0.07,
-    "stories": 0.08,
+    "spoken-words": 0.005,
+    "read-speech": 0.005,
+    "orders": 0.005,
+    "books": 0.055,
+    "sentences": 0.055,
+    "stories": 0.055,
     "world-text": 0.01,
 }
 """Share of transformer positions of each set of `recipes.sets`."""
@@ -50,23 +47,25 @@ TASKS: Mapping[str, tuple[str, ...]] = {"spoken-scenes": ("any",)}
 """Sets that are not trained on the stream's own tasks: of a picture, its caption and its sound, any part is given."""
 
 TASK_WEIGHTS: Mapping[str, float] = {
-    "text": 1.0,
-    "text>image": 6.0,
-    "image>text": 1.5,
-    "text>speech": 6.0,
+    "text": 0.4,
+    "text>image": 5.5,
+    "image>text": 3.5,
+    "text>speech": 5.5,
     "speech>text": 3.0,
 }
-"""Drawing and speaking have many target tokens to learn, describing has few: with equal weights two thirds of the
-positions of a captioned picture would be spent on tasks that hardly teach how to draw."""
+"""Of a captioned picture and of a recording; sets of text alone have one task. Drawing and speaking have many target
+tokens to learn, describing has few."""
 
 ROW_SETTINGS: Mapping[str, RowSettings] = {
-    "text": RowSettings(schedule="linear", buckets=(8, 16, 32, 64), pace=6),
+    "text": RowSettings(schedule="linear", buckets=(8, 16, 32, 64), pace=6, timed=True, given_weight=6.0),
     "image": RowSettings(schedule="cosine", elbo=False, patch=2),
     "audio": RowSettings(schedule="cosine", elbo=False, buckets=(32, 64, 96), stack=True),
 }
 """How each modality is masked and weighed; `dev/LOG.md` has the comparisons behind it.
 
-A token of text lasts about six frames of speech: with `pace` what is said and its words have like coordinates.
+A token of text lasts about six frames of speech (`pace`), each its own time (`timed`): what is said and its words have
+like coordinates. A caption of a digit has four tokens, of which one tells what is seen, and its picture 49: hence
+`given_weight`.
 """
 
 
@@ -124,24 +123,5 @@ def spread(key: str, config: object) -> dict[str, Any]:
 
 
 def nano() -> "chz.Blueprint[TrainConfig]":
-    """The shipped model: about two hours on two cores."""
-    return run("runs/nano", WEIGHTS, Budget(minutes=110))
-
-
-FINISH_WEIGHTS: Mapping[str, float] = {
-    **{"scenes": 0.14, "fashion": 0.12, "digits": 0.10, "emoji": 0.005, "storybook": 0.005},
-    **{"speech": 0.40, "spoken-scenes": 0.01, "spoken-digits": 0.05},
-    **{"spoken-words": 0.005, "read-speech": 0.005, "orders": 0.005},
-    **{"books": 0.05, "sentences": 0.05, "stories": 0.05, "world-text": 0.005},
-}
-FINISH_TASKS: Mapping[str, float] = {
-    **{"text": 0.3, "text>image": 4.0, "image>text": 5.0, "text>speech": 6.0, "speech>text": 3.0}
-}
-GIVEN_WEIGHT = 10.0
-"""A caption of a digit has four tokens of which one tells what is seen; its picture has 49."""
-
-
-def finish() -> "chz.Blueprint[TrainConfig]":
-    """What follows on `nano`: 80 minutes more on another mixture."""
-    settings = {"model.vocabulary.rows.text.given_weight": GIVEN_WEIGHT, "optimizer.rate": 3e-3, "init": "runs/nano"}
-    return run("runs/nano-finish", FINISH_WEIGHTS, Budget(minutes=80), tasks=FINISH_TASKS).apply(settings)
+    """The shipped model: two hours on two cores."""
+    return run("runs/nano", WEIGHTS, Budget(minutes=115))

@@ -146,6 +146,7 @@ class RowSettings:
     buckets: tuple[int, ...] | None = chz.field(default=None, doc="free lengths of a target")
     stack: bool | None = chz.field(default=None, doc="the levels of a frame share one position")
     pace: int | None = chz.field(default=None, doc="how far the coordinate of a line moves a position")
+    timed: bool | None = chz.field(default=None, doc="that of a given line moves as long as its codes last")
     patch: int | None = chz.field(default=None, doc="patch x patch codes of a picture share one position")
     shared: bool | None = chz.field(default=None, doc="all levels use one id range")
 

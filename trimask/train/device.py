@@ -76,7 +76,7 @@ def block_seconds(
         torch.nn.init.normal_(p, std=config.init_std)
     block = torch.compile(module) if compiled else module
     x = torch.randn(rows, slots, config.width, device=where, dtype=dtype, requires_grad=True)
-    coords = torch.arange(slots, device=where)[None, :, None].expand(rows, -1, 2)
+    coords = torch.arange(slots, device=where, dtype=torch.float32)[None, :, None].expand(rows, -1, 2)
     rope = rope_table(coords, config.head_dim, config.rope_base, dtype)
     mask = torch.ones(rows, 1, slots, slots, dtype=torch.bool, device=where)
 

@@ -17,6 +17,7 @@ from trimask.core.running import Interrupt, interruptible
 from trimask.core.units import duration, si
 from trimask.data.manifest import require_tokenizers
 from trimask.data.stream import Batch, Stream
+from trimask.model.timing import Timing
 from trimask.model.transformer import Transformer
 from trimask.optim import gradients
 from trimask.optim.average import Average
@@ -259,6 +260,13 @@ def _begin(
     if config.init:
         folder = checkpoint.initial_weights(config.init, state, tokenizers)
         show.say(f"starting from the weights of {folder}")
+    else:
+        for name, timing in state.model.timing.items():
+            found = state.source.durations(name)
+            if found is not None:
+                assert isinstance(timing, Timing)
+                timing.set(torch.from_numpy(found))
+                show.say(f"a code of {name} lasts {found.min():.1f} to {found.max():.1f} frames (measured on the data)")
     parameters = sum(p.numel() for p in state.model.parameters())
     show.say(f"training {si(parameters)} parameters in {run.folder}")
 

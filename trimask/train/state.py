@@ -5,6 +5,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,6 +28,10 @@ class Source(Protocol):
     def state(self) -> dict[str, Any]: ...
 
     def restore(self, state: dict[str, Any], /) -> None: ...
+
+    def durations(self, modality: str, /) -> np.ndarray | None:
+        """How long each code of a line lasts in what runs beside it; None where nothing does."""
+        ...
 
 
 @dataclass
@@ -59,7 +64,7 @@ class TrainState:
 
     def weights(self) -> dict[str, Tensor]:
         """The weights that a user of the checkpoint gets."""
-        return dict(self.average.weights) if self.average else dict(self.model.state_dict())
+        return {**self.model.state_dict(), **(self.average.weights if self.average else {})}
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything but `weights` that is a tensor."""
@@ -82,8 +87,8 @@ class TrainState:
     def restore(self, weights: Mapping[str, Tensor], tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Become the state that `weights`, `tensors` and `values` were taken from."""
         if self.average:
-            for k, v in weights.items():
-                self.average.weights[k].copy_(v)
+            for k, average in self.average.weights.items():
+                average.copy_(weights[k])
             weights = _under("model.", tensors)
         self.model.load_state_dict(weights)
         self.optimizer.restore(_under("optimizer.", tensors))
