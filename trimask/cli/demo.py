@@ -36,7 +36,7 @@ def demo(
 ) -> None:
     """Generate with the shipped model, train one from scratch on the built-in world, and grade it.
 
-    Takes about 19 minutes on two cores, and three quarters of an hour more where the tokenizers are trained
+    Takes about 18 minutes on two cores, and three quarters of an hour more where the tokenizers are trained
     too (--scratch). Interrupt it whenever you like: the same command goes on.
 
     \b
