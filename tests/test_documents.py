@@ -20,7 +20,7 @@ SHORTER = {
     ),
 }
 """Part of a command in the README -> what stands there in the test."""
-NOT_HERE = ("make demo", "python3 -m venv", ".venv/bin/pip")
+NOT_HERE = ("make demo", "python3 -m venv", "source ", "pip install")
 """Commands that install or take minutes: the test run itself installs, `test_demo.py` runs the demo."""
 
 
