@@ -99,6 +99,21 @@ def test_a_run_is_a_model_with_its_tokenizers_and_manifests(folder, tmp_path):
     assert np.prod(bundle.model.head.table.weight.shape) > 0
 
 
+def test_weights_carry_the_manifests_of_all_that_trained_them(folder, tmp_path):
+    """Also those of the run that they started from, and after a crash."""
+    short = {"budget": Budget(steps=6), "validation": None}
+    fit(config(folder, tmp_path / "first", **short))
+    held = StreamConfig(sources=(SourceConfig(path=str(folder / "held")),), tasks={"text": 1.0}, rows=4, slots=64)
+    second = {**short, "data": held, "init": str(tmp_path / "first")}
+    with pytest.raises(CrashError):
+        fit(config(folder, tmp_path / "second", hooks=(Crashing(every=5),), **second))
+    fit(config(folder, tmp_path / "second", **second))
+    fit(config(folder, tmp_path / "third", **{**second, "init": str(tmp_path / "second")}))
+    prints = [read_manifest(folder / name).fingerprint for name in ("held", "train")]
+    for run in ("second", "third"):
+        assert [m["fingerprint"] for m in load_bundle(find(tmp_path / run)).manifests] == prints
+
+
 def test_data_of_another_tokenizer_is_refused(folder, tmp_path):
     other = (str(folder / "other"),)
     wrong = config(folder, tmp_path / "run", tokenizers=other)

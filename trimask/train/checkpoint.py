@@ -41,10 +41,10 @@ def path(folder: Path, step: int) -> Path:
 def save(folder: Path, state: TrainState, tokenizers: Mapping[str, Tokenizer], extra: Mapping[str, Any]) -> Path:
     """Write the checkpoint of this step into `folder`; `extra` is JSON about the training for the bundle."""
     target = path(folder, state.step)
-    manifests = [m.json() for m in state.source.manifests]
+    weights = state.weights()
     with replacing(target) as temporary:
         temporary.mkdir()
-        bundle.write_bundle(temporary, state.model, tokenizers, manifests, extra, weights=state.weights(), dtype="fp32")
+        bundle.write_bundle(temporary, state.model, tokenizers, state.manifests(), extra, weights=weights, dtype="fp32")
         save_file({k: v.detach().cpu().contiguous() for k, v in state.tensors().items()}, temporary / TENSORS)
         files = {p.relative_to(temporary).as_posix(): sha256(p) for p in temporary.rglob("*") if p.is_file()}
         content = {"format": FORMAT, "state": state.values(), "files": files}
@@ -91,6 +91,11 @@ def load(checkpoint: Path, state: TrainState) -> None:
     except (OSError, SafetensorError) as e:
         raise ArtifactError(f"{checkpoint} cannot be read: {e}") from None
     state.restore(weights, tensors, content["state"])
+    state.inherited = _manifests(checkpoint)[len(state.source.manifests) :]
+
+
+def _manifests(folder: Path) -> list[Mapping[str, Any]]:
+    return json.loads((folder / bundle.MANIFESTS).read_text())
 
 
 def verified(checkpoint: Path) -> dict[str, Any]:
@@ -160,6 +165,7 @@ def initial_weights(name: str, state: TrainState, tokenizers: Mapping[str, Token
                 f"{folder} was trained with model.{field}={theirs}, this run has {ours}: the same weights would "
                 f"compute something else. Write model.{field}={theirs}, or start from scratch"
             )
+    state.inherited = source.manifests
     try:
         state.model.load_state_dict(source.model.state_dict())
     except RuntimeError as e:
@@ -173,8 +179,8 @@ def initial_weights(name: str, state: TrainState, tokenizers: Mapping[str, Token
 
 def check_inputs(checkpoint: Path, tokenizers: Mapping[str, Tokenizer], manifests: Sequence[Manifest]) -> None:
     """Refuse to go on with other tokenizers or other data than those the run began with."""
-    then = [m["fingerprint"] for m in json.loads((checkpoint / bundle.MANIFESTS).read_text())]
     now = [m.fingerprint for m in manifests]
+    then = [m["fingerprint"] for m in _manifests(checkpoint)][: len(now)]
     if then != now:
         raise UsageError(
             f"the prepared sets are not those the run began with (fingerprints {', '.join(f[:12] for f in then)}, "

@@ -52,6 +52,14 @@ class TrainState:
     """Time spent in the loop, over all its sessions."""
     losses: list[float] = field(default_factory=list)
     """Of the last steps, for the spike rule."""
+    inherited: Sequence[Mapping[str, Any]] = ()
+    """Manifests of what trained the weights that the run started from."""
+
+    def manifests(self) -> list[Mapping[str, Any]]:
+        """Of all that trained the weights: first those of this run's data, in its order."""
+        own = [m.json() for m in self.source.manifests]
+        known = {m["fingerprint"] for m in own}
+        return [*own, *(m for m in self.inherited if m["fingerprint"] not in known)]
 
     def remember(self, loss: float) -> None:
         self.losses = [*self.losses, loss][-SPIKE_STEPS:]
