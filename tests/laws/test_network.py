@@ -1,5 +1,8 @@
 """Laws of the network on canvases: what may and what may not change a logit."""
 
+from dataclasses import replace
+
+import chz
 import numpy as np
 import pytest
 import torch
@@ -7,29 +10,58 @@ import torch
 from trimask.core.canvas import Composer, Row, Segment, queries
 from trimask.core.modality import Modality, Vocabulary
 from trimask.diffusion.forward import corrupt
-from trimask.diffusion.objective import columns, loss, restrict, terms
+from trimask.diffusion.objective import loss, restrict, terms
 from trimask.diffusion.samplers import Confidence
 from trimask.diffusion.sampling import Engine, Settings, sample
+from trimask.hub.bundle import MODELS, TOKENIZERS
 from trimask.model.config import ModelConfig
+from trimask.model.timing import Timing
 from trimask.model.transformer import IdTable, Transformer
+from trimask.recipes import nano
+from trimask.train import config as training
 
-RNG = np.random.default_rng(0)
+LAYOUTS = {
+    "plain": {},
+    "stacked": {"audio": {"stack": True}},
+    "shipped": {
+        name: {k: getattr(row, k) for k in ("patch", "pace", "timed", "stack") if getattr(row, k) is not None}
+        for name, row in nano.ROW_SETTINGS.items()
+    },
+}
+"""Modality -> what shares a position and how coordinates move; last as the shipped model has it."""
+each_layout = pytest.mark.parametrize("layout", LAYOUTS)
 
 
-def vocabulary(stack: bool = False, positions="axial") -> Vocabulary:
-    return Vocabulary(
-        modalities=(
-            Modality(name="text", grid="line", codes=40, buckets=(6, 12)),
-            Modality(name="image", grid="plane", codes=30, digits=(5, 6)),
-            Modality(name="audio", grid="frames", codes=20, levels=2, digits=(4, 5), stack=stack, buckets=(6,)),
-        ),
-        positions=positions,
+def vocabulary(layout: str = "plain", positions="axial") -> Vocabulary:
+    rows = (
+        Modality(name="text", grid="line", codes=40, buckets=(6, 12)),
+        Modality(name="image", grid="plane", codes=30, digits=(5, 6)),
+        Modality(name="audio", grid="frames", codes=20, levels=2, digits=(4, 5), buckets=(6,)),
     )
+    modalities = tuple(chz.replace(row, **LAYOUTS[layout].get(row.name, {})) for row in rows)
+    return Vocabulary(modalities=modalities, positions=positions)
 
 
 def model(v: Vocabulary) -> Transformer:
     config = ModelConfig(vocabulary=v, depth=2, width=32, head_dim=8, base_depth=2, init_std=0.5)
-    return Transformer(config, seed=1).eval()
+    return timed(Transformer(config, seed=1).eval())
+
+
+def timed(network: Transformer) -> Transformer:
+    """The network with durations as if they had been measured: of every code another one, none the pace."""
+    for timing in network.timing.values():
+        assert isinstance(timing, Timing)
+        timing.set(torch.linspace(0.3, 17.1, timing.codes))
+    return network
+
+
+def test_the_shipped_layout_has_all_that_the_laws_are_asked_of():
+    text, image, audio = vocabulary("shipped").modalities
+    assert (image.patch, text.pace, text.timed, audio.stack) == (2, 6, True, True)
+    network = model(vocabulary("shipped"))
+    canvas = Composer(network.vocabulary, 60, 64).compose([[item(0)]])
+    moved = network.timing["text"](canvas, canvas.coords_BP2.float())
+    assert (moved != canvas.coords_BP2).any(), "the durations play no part"
 
 
 def item(seed: int) -> Row:
@@ -40,8 +72,8 @@ def item(seed: int) -> Row:
     return Row((text, image, speech), f"item{seed}")
 
 
-def scored(network: Transformer, canvas) -> dict[tuple[str, int], torch.Tensor]:
-    """Logits by (item, offset of the token in its item's span list)."""
+def scored(network: Transformer, canvas) -> dict[tuple[str, int, int], torch.Tensor]:
+    """Logits by (item, number of the segment, offset of the token in it)."""
     v = network.vocabulary
     where = (canvas.ids_BL == v.mask) & canvas.maskable_BL
     asked = queries(canvas, where, v)
@@ -57,12 +89,12 @@ def scored(network: Transformer, canvas) -> dict[tuple[str, int], torch.Tensor]:
     return out
 
 
-@pytest.mark.parametrize("stack", [False, True])
+@each_layout
 @pytest.mark.parametrize("positions", ["axial", "flat"])
-def test_packing_and_padding_leave_logits_alone(stack, positions):
-    v = vocabulary(stack, positions)
+def test_packing_and_padding_leave_logits_alone(layout, positions):
+    v = vocabulary(layout, positions)
     network = model(v)
-    small, large = Composer(v, 60, 60 if not stack else 64), Composer(v, 150, 150 if not stack else 200)
+    small, large = Composer(v, 60, 64), Composer(v, 150, 200)
     alone = [scored(network, small.compose([[item(i)]])) for i in range(3)]
     packed = scored(network, large.compose([[item(2), item(0)], [item(1)]]))
     for part in alone:
@@ -70,12 +102,11 @@ def test_packing_and_padding_leave_logits_alone(stack, positions):
             assert (packed[where] - logits).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("stack", [False, True])
-def test_joint_and_restricted_heads_give_the_same_loss(stack):
-    v = vocabulary(stack)
+@each_layout
+def test_joint_and_restricted_heads_give_the_same_loss(layout):
+    v = vocabulary(layout)
     network = model(v)
-    canvas = Composer(v, 60, 60 if not stack else 64).compose([[item(0)], [item(1)]])
-    masked = corrupt(Composer(v, 60, 60 if not stack else 64).compose([[_clean(item(i))] for i in range(2)]), v, 0)
+    masked = corrupt(Composer(v, 60, 64).compose([[_clean(item(i))] for i in range(2)]), v, 0)
     ours = loss(terms(network, masked, v), masked.maskable)
     joint = loss(
         terms(
@@ -88,42 +119,44 @@ def test_joint_and_restricted_heads_give_the_same_loss(stack):
         masked.maskable,
     )
     assert ours.item() == pytest.approx(joint.item(), rel=1e-6)
-    assert canvas.shape[0] == 2
 
 
 def _clean(row: Row) -> Row:
     return Row(tuple(Segment(s.kind, s.codes, s.target, s.span) for s in row.segments), row.key)
 
 
-def test_unmasked_positions_get_no_gradient():
-    v = vocabulary()
+@each_layout
+def test_unmasked_positions_get_no_gradient(layout):
+    v = vocabulary(layout)
     network = model(v)
-    canvas = Composer(v, 60).compose([[_clean(item(0))]])
-    masked = corrupt(canvas, v, 0)
+    masked = corrupt(Composer(v, 60, 64).compose([[_clean(item(i))] for i in range(2)]), v, 0)
+    canvas = masked.canvas
     everything = queries(canvas, canvas.alphabet_BL >= 0, v)
-    logits = network(masked.canvas, everything)
-    for x in logits:
-        x.retain_grad()
-    total = torch.zeros(())
-    hidden = (masked.canvas.ids_BL == v.mask).flatten()
-    for query, x in zip(everything, logits, strict=True):
-        index = query.index_N[: query.count]
-        ce = torch.nn.functional.cross_entropy(
-            x[: query.count],
-            columns(canvas.ids_BL.flatten()[index], v.alphabets[query.alphabet]),
-            reduction="none",
-        )
-        total = total + (ce * masked.weight_BL.flatten()[index]).sum()
+    logits = []
+
+    def watched(canvas, asked):
+        logits.extend(network(canvas, asked))
+        for x in logits:
+            x.retain_grad()
+        return logits
+
+    # The objective is asked of every position, masked or not: its weights alone must keep the others out.
+    total = loss(terms(watched, replace(masked, queries=everything), v), masked.maskable)
     total.backward()
+    assert total.item() == pytest.approx(loss(terms(network, masked, v), masked.maskable).item(), rel=1e-6)
+    hidden = (canvas.ids_BL == v.mask).flatten()
+    assert 0 < int(hidden.sum()) < sum(q.count for q in everything)
     for query, x in zip(everything, logits, strict=True):
-        clean = ~hidden[query.index_N[: query.count]]
-        assert clean.any() or query.count == int((~clean).sum())
-        assert x.grad is not None and (x.grad[: query.count][clean] == 0).all()
+        assert x.grad is not None
+        here = hidden[query.index_N[: query.count]]
+        assert (x.grad[: query.count][~here] == 0).all()
+        assert (x.grad[: query.count][here] != 0).any(-1).all()
         assert (x.grad[query.count :] == 0).all()
 
 
-def test_the_id_under_a_mask_never_matters():
-    v = vocabulary()
+@each_layout
+def test_the_id_under_a_mask_never_matters(layout):
+    v = vocabulary(layout)
     network = model(v)
     a, b = _clean(item(0)), _clean(item(0))
     codes = b.segments[1].codes.copy()
@@ -136,8 +169,9 @@ def test_the_id_under_a_mask_never_matters():
     assert all(torch.equal(one[k], two[k]) for k in one)
 
 
-def test_a_clean_condition_that_does_not_look_has_cacheable_keys():
-    v = vocabulary()
+@each_layout
+def test_a_clean_condition_that_does_not_look_has_cacheable_keys(layout):
+    v = vocabulary(layout)
     network = model(v)
     composer = Composer(v, 60, sight="cached")
     canvas = composer.compose([[item(0)]])
@@ -148,11 +182,11 @@ def test_a_clean_condition_that_does_not_look_has_cacheable_keys():
     assert torch.equal(here[0, : text.start + text.length], there[0, : text.start + text.length])
 
 
-@pytest.mark.parametrize("stack", [False, True])
-def test_a_sampled_row_is_bit_identical_in_any_batch(stack):
-    v = vocabulary(stack)
+@each_layout
+def test_a_sampled_row_is_bit_identical_in_any_batch(layout):
+    v = vocabulary(layout)
     network = model(v)
-    composer = Composer(v, 64, 64 if not stack else 96)
+    composer = Composer(v, 64, 96)
     settings = {m.name: Settings(Confidence(steps=4, gumbel=1.0), guidance=1.0) for m in v.modalities}
     engine = Engine(network, v, settings)
     rows = [[item(i)] for i in range(5)]
@@ -161,6 +195,42 @@ def test_a_sampled_row_is_bit_identical_in_any_batch(stack):
         alone = sample(engine, composer.compose([row]), seed=3, keys=[i])
         assert torch.equal(alone.ids_BL[0], batch.ids_BL[i])
     assert (batch.ids_BL != v.mask).all()
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Transformer:
+    """A network of nano's vocabulary and widths, with random weights."""
+    folders = tuple(str(MODELS / "nano" / TOKENIZERS / name) for name in ("text", "image", "audio"))
+    v = training.vocabulary(folders, nano.ROW_SETTINGS)
+    return timed(Transformer(ModelConfig(vocabulary=v, rope_base=nano.ROPE_BASE), seed=1).eval())
+
+
+def large_item(v: Vocabulary, seed: int) -> Row:
+    """An item of nano's vocabulary, as large as its own are."""
+    rng = np.random.default_rng(seed)
+    text, image, audio = v.modalities
+    frames, words = int(rng.integers(16, 30)), int(rng.integers(3, 12))
+    said = Segment("text", rng.integers(0, text.codes, words))
+    picture = Segment("image", rng.integers(0, image.codes, (8, 8)), target=True, hidden=rng.random((8, 8)) < 0.7)
+    sound = rng.integers(0, audio.codes, (frames, audio.levels))
+    speech = Segment("speech", sound, target=True, span=32, hidden=rng.random((32, audio.levels)) < 0.7)
+    return Row((said, picture, speech), f"item{seed}")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_a_row_of_the_shipped_size_is_bit_identical_in_any_batch(shipped, dtype):
+    v = shipped.vocabulary
+    composer = Composer(v, 96, 256)
+    shipped.dtype = dtype
+    rows = [large_item(v, i) for i in range(17)]
+    alone: dict[tuple[str, int, int], torch.Tensor] = {}
+    for i in (0, 1, 2, 16):
+        alone |= scored(shipped, composer.compose([rows[i : i + 1]]))
+    for batch in (rows[:3], rows, rows[::-1]):
+        together = scored(shipped, composer.compose([[r] for r in batch]))
+        shared = alone.keys() & together.keys()
+        assert len(shared) > 300
+        assert all(torch.equal(together[k], alone[k]) for k in shared)
 
 
 def test_codes_that_share_a_digit_share_what_is_learned_of_it():

@@ -8,9 +8,10 @@ from scipy.stats import chisquare
 from trimask.core.canvas import Composer, Row, Segment, read
 from trimask.core.errors import UsageError
 from trimask.diffusion import toy
-from trimask.diffusion.samplers import Ancestral, Blockwise, Confidence, RandomOrder
+from trimask.diffusion.samplers import Ancestral, Blockwise, Confidence, RandomOrder, confidence
 from trimask.diffusion.samplers.base import View, top
 from trimask.diffusion.sampling import Engine, Settings, draw, filtered, sample, steps
+from trimask.diffusion.schedules import by_name
 
 TOY = toy.correlated(seed=1)
 
@@ -103,6 +104,53 @@ def test_counts_are_what_the_schedule_says():
         engine = Engine(TOY, TOY.vocabulary, {"text": Settings(Confidence(steps=2, counts=counts))})
         left = [int((s.canvas.ids_BL[0] == TOY.vocabulary.mask).sum()) for s in steps(engine, canvas, 0)]
         assert left == expected
+
+
+@pytest.mark.parametrize("sampler", [Confidence, RandomOrder])
+def test_counts_of_linear_and_cosine_differ(sampler):
+    """Of 16 tokens in 4 steps, 16 (1 - r) and 16 cos(pi r / 2) stay masked, rounded down: 14.8, 11.3, 6.1 and 0."""
+    word = np.array([[*[0] * 15, 3]])
+    one = toy.Toy(TOY.vocabulary, word, np.ones(1))
+    canvas = Composer(TOY.vocabulary, 19).compose([[Row((toy.target([0] * 15, hidden=True),))]] * 2)
+    for counts, expected in (("linear", [12, 8, 4, 0]), ("cosine", [14, 11, 6, 0])):
+        engine = Engine(one, TOY.vocabulary, {"text": Settings(sampler(steps=4, counts=counts))})
+        left = [(s.canvas.ids_BL == TOY.vocabulary.mask).sum(1).tolist() for s in steps(engine, canvas, 0)]
+        assert left == [[n, n] for n in expected]
+
+
+def even(step: int, count: int, todo: torch.Tensor | None = None, score: torch.Tensor | None = None) -> View:
+    """One row of `count` tokens whose noise is spread evenly over (0, 1)."""
+    todo = torch.ones(1, count, dtype=torch.bool) if todo is None else todo
+    noise = torch.from_numpy(np.random.default_rng(step).permutation(count) + 0.5).float()[None] / count
+    zero = torch.zeros(1, count)
+    return View(step, todo, zero if score is None else score, noise, zero.long(), zero.long(), torch.tensor([count]))
+
+
+def test_gumbel_noise_of_confidence_falls_to_zero(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(confidence, "keep_counts", lambda _counts, _view, _steps, score_BL: score_BL)
+    sampler = Confidence(steps=4, gumbel=2.0)
+    for step, scale in enumerate([1.5, 1.0, 0.5, 0.0]):
+        view = even(step, 1000, score=torch.linspace(-5, 0, 1000)[None])
+        noise = sampler.reveal(view) - view.score_BL
+        # Mean and deviation of the standard Gumbel law.
+        assert noise.mean().item() == pytest.approx(scale * np.euler_gamma, abs=0.01)
+        assert noise.std().item() == pytest.approx(scale * np.pi / np.sqrt(6), abs=0.02)
+        assert torch.equal(noise.argsort(), view.noise_BL.argsort()) or scale == 0
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "poly2"])
+def test_ancestral_follows_its_schedule(schedule: str):
+    """What is still masked at a time is the rate of that time, for equally spaced times."""
+    todo, left, count = torch.ones(1, 20_000, dtype=torch.bool), [], 20_000
+    for step in range(5):
+        view = even(step, count, todo)
+        kept = Ancestral(steps=5, schedule=schedule).reveal(view)
+        assert not (kept & ~todo).any()
+        todo = todo & ~kept
+        left.append(float(todo.sum() / count))
+    rates = [float(by_name(schedule).rate(np.float64(t))) for t in (0.8, 0.6, 0.4, 0.2)]
+    assert np.abs(np.array(left[:4]) - rates).max() < 4 * 0.5 / np.sqrt(count)
+    assert left[4] == 0
 
 
 def test_confidence_reveals_the_best_and_ties_go_left():

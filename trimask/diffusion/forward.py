@@ -46,11 +46,11 @@ def time(seed: int, span: Span) -> float:
     return 1.0 - (start + draw.order * GOLDEN) % 1.0
 
 
-def corrupt(canvas: Canvas, vocabulary: Vocabulary, seed: int, anti_masking: bool = False) -> Masked:
+def corrupt(canvas: Canvas, vocabulary: Vocabulary, seed: int) -> Masked:
     """Mask a clean canvas. Targets of one item share their time; each follows its own schedule.
 
-    With `anti_masking`, items whose draw has view 1 get the complement of the mask of view 0, and
-    both views the importance weight of the pair.
+    Items whose draw has view 1 (anti-masking) get the complement of the mask of view 0 and the weight of
+    the schedules run backwards, so that either view estimates the bound.
     """
     hide = np.zeros(canvas.shape, bool)
     weight = np.zeros(canvas.shape, np.float32)
@@ -61,7 +61,7 @@ def corrupt(canvas: Canvas, vocabulary: Vocabulary, seed: int, anti_masking: boo
             continue
         here = np.s_[span.row, span.start : span.start + span.length]
         t = times.setdefault((span.row, span.key, span.draw), time(seed, span))
-        hide[here], rate[here], weight[here] = _mask_span(vocabulary, seed, span, t, anti_masking)
+        hide[here], rate[here], weight[here] = _mask_span(vocabulary, seed, span, t)
     hide &= canvas.maskable_BL.numpy()
     where_BL = torch.from_numpy(hide)
     return Masked(
@@ -73,16 +73,16 @@ def corrupt(canvas: Canvas, vocabulary: Vocabulary, seed: int, anti_masking: boo
     )
 
 
-def _mask_span(v: Vocabulary, seed: int, span: Span, t: float, paired: bool) -> tuple[np.ndarray, float, float]:
+def _mask_span(v: Vocabulary, seed: int, span: Span, t: float) -> tuple[np.ndarray, float, float]:
     """(mask bits, own rate, weight) of a target span at time t."""
     row = v.modalities[v.modality(span.kind)]
     schedule = by_name(row.schedule)
     s = np.float64(schedule.rate(np.float64(t)))
     draw = span.draw
     bits = generator("mask", seed, draw.stream, draw.epoch, draw.order, span.key, span.index).random(span.length) < s
-    if paired and draw.view:
-        bits, s = ~bits, 1.0 - s
-    if s <= 0.0:
+    own, weight = s, schedule.weight
+    if draw.view:
+        bits, own, weight = ~bits, 1.0 - s, schedule.complement_weight
+    if own <= 0.0:
         return bits, 0.0, 0.0
-    bound = schedule.paired_weight(s) if paired else schedule.weight(s)
-    return bits, float(s), float(bound if row.elbo else 1.0)
+    return bits, float(own), float(weight(s) if row.elbo else 1.0)

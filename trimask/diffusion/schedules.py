@@ -34,13 +34,13 @@ class Schedule(ABC):
         """Weight of the cross-entropy in the bound: sigma'(t)/sigma(t) = 1 / (s q(s))."""
         return 1.0 / (s * self.density(s))
 
-    def paired_weight(self, s: Real) -> Real:
-        """Weight of either view under anti-masking, `s` being the view's own rate.
+    def complement_weight(self, s: Real) -> Real:
+        """Weight of the complement of a mask drawn at rate s, which is the schedule run backwards.
 
-        One view is masked at s with density q(s), the other at 1 - s, so that rates come from the
-        mixture (q(s) + q(1 - s)) / 2: both views use its importance weight.
+        Over time 1 - t the rate 1 - sigma(t) rises from 0 to 1 as any schedule does, and so does that of every
+        other target of the item: sigma'(t) / (1 - sigma(t)) = 1 / ((1 - s) q(s)).
         """
-        return 2.0 / (s * (self.density(s) + self.density(1.0 - s)))
+        return 1.0 / ((1.0 - s) * self.density(s))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from trimask.diffusion.samplers.base import Counts, Sampler, View, keep_counts
 class Confidence(Sampler):
     """Score = log-probability of the drawn token + annealed Gumbel noise - `level_penalty` * level.
 
-    `gumbel` is the noise's scale at the start; it falls linearly to zero over the steps. A level
+    `gumbel` is the noise's scale before the first step; it falls linearly, to zero at the last. A level
     penalty reveals coarse audio codebooks first (OmniVoice and MaskGCT style orders).
     """
 

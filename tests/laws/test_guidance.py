@@ -1,0 +1,151 @@
+"""Laws of classifier-free guidance, on a denoiser whose log-probabilities are known."""
+
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chisquare
+
+from trimask.core.canvas import Canvas, Composer, Row, Segment, queries
+from trimask.core.modality import Modality, Vocabulary
+from trimask.data.tasks import Conditions, draw_row
+from trimask.diffusion.guidance import guided, null_condition
+from trimask.diffusion.samplers import RandomOrder
+from trimask.diffusion.sampling import Engine, Settings, sample, to_fill
+
+VOCABULARY = Vocabulary(
+    modalities=(
+        Modality(name="text", grid="line", codes=3, buckets=(6, 12)),
+        Modality(name="image", grid="plane", codes=4),
+        Modality(name="audio", grid="frames", codes=5, levels=2, stack=True, buckets=(6,)),
+    )
+)
+
+
+class Known:
+    """One table of log-probabilities for each first word that is given, and one for where it is withheld.
+
+    Logits are shifted by a constant of the table, as those of a network may be. `seen` notes the rows of each call.
+    """
+
+    def __init__(self, seed: int = 0):
+        rng = np.random.default_rng(seed)
+        self.mask, self.seen = VOCABULARY.mask, []
+        widths = [a.codes + 2 for a in VOCABULARY.alphabets]
+        self.tables = {
+            (a, word): torch.from_numpy(np.log(rng.dirichlet(np.ones(n)))).float()
+            for a, n in enumerate(widths)
+            for word in (0, 1, 2, self.mask)
+        }
+
+    def __call__(self, canvas: Canvas, queries):
+        self.seen.append(canvas.shape[0])
+        word_B = canvas.ids_BL[:, 3].tolist()  # behind BOS, the task and the opening of the text
+        length = canvas.shape[1]
+        out = []
+        for query in queries:
+            words = [word_B[i // length] for i in query.index_N.tolist()]
+            out.append(torch.stack([self.tables[query.alphabet, w] + w for w in words]))
+        return out
+
+
+def captions(count: int = 3, firsts: int = 3) -> Canvas:
+    """Rows of two given words, and a picture and a frame of speech that are hidden; the first word goes round."""
+    rows = []
+    for i in range(count):
+        text = Segment("text", np.array([i % firsts, 2]))
+        image = Segment("image", np.zeros((1, 2), np.int32), target=True, hidden=True)
+        speech = Segment("speech", np.zeros((1, 2), np.int32), target=True, hidden=True)
+        rows.append([Row((text, image, speech))])
+    return Composer(VOCABULARY, 12, 16).compose(rows)
+
+
+def expected(known: Known, query, length: int, w: float) -> torch.Tensor:
+    """(1 + w) log p(x | c) - w log p(x) of each queried token, up to a constant of the token."""
+    words = [int(i) // length % 3 for i in query.index_N]
+    null = known.tables[query.alphabet, known.mask]
+    return torch.stack([(1 + w) * known.tables[query.alphabet, c] - w * null for c in words])
+
+
+@pytest.mark.parametrize("scale", [(0.5, 0.5, 0.5), (3.0, 1.0, 1.0), (0.0, 2.0, 2.0), (-0.5, 0.25, 0.0)])
+def test_guidance_is_the_conditional_pushed_away_from_the_null(scale: tuple[float, ...]):
+    known, canvas = Known(), captions()
+    asked = queries(canvas, to_fill(canvas, VOCABULARY), VOCABULARY)
+    assert [q.alphabet for q in asked] == [1, 2, 3]
+    found = guided(known, canvas, asked, scale, VOCABULARY)
+    assert known.seen == [6]
+    for query, w, log_p in zip(asked, scale, found, strict=True):
+        assert log_p.shape == (len(query.index_N), VOCABULARY.alphabets[query.alphabet].codes + 2)
+        offset = log_p - expected(known, query, canvas.shape[1], w)
+        assert (offset - offset[:, :1]).abs().max() < 1e-5
+        assert log_p.exp().sum(1) == pytest.approx(np.ones(len(log_p)), abs=1e-5)
+
+
+def test_without_guidance_only_the_conditional_is_asked_for():
+    known, canvas = Known(), captions()
+    asked = queries(canvas, to_fill(canvas, VOCABULARY), VOCABULARY)
+    for query, log_p in zip(asked, guided(known, canvas, asked, [0.0] * 3, VOCABULARY), strict=True):
+        assert torch.allclose(log_p, expected(known, query, canvas.shape[1], 0.0), atol=1e-6)
+    assert known.seen == [3]
+
+
+def test_what_the_conditional_excludes_stays_excluded():
+    known, canvas = Known(), captions(1)
+    asked = queries(canvas, to_fill(canvas, VOCABULARY), VOCABULARY)[:1]
+    for impossible, of in ((0, [0]), (1, [known.mask]), (2, [0, known.mask])):
+        for word in of:
+            known.tables[1, word] = known.tables[1, word].clone()
+            known.tables[1, word][impossible] = -torch.inf
+    (log_p,) = guided(known, canvas, asked, [2.0], VOCABULARY)
+    assert torch.isneginf(log_p[:, [0, 2]]).all()
+    # Only the conditional allows 1: the ratio is without limit, and the result is a law all the same.
+    assert log_p[:, 1].exp() == pytest.approx(np.ones(len(log_p))) and not log_p.isnan().any()
+
+
+def test_samples_follow_the_guided_law():
+    known = Known(seed=5)
+    settings = {"image": Settings(RandomOrder(steps=2), guidance=1.5), "audio": Settings(RandomOrder(steps=1))}
+    filled = sample(Engine(known, VOCABULARY, settings), captions(800, firsts=1))
+    for w, alphabet in ((1.5, 1), (0.0, 2)):
+        a = VOCABULARY.alphabets[alphabet]
+        ids = filled.ids_BL[filled.alphabet_BL == alphabet].numpy()
+        column = np.where(ids >= a.end, a.codes + ids - a.end, ids - a.start)
+        law = ((1 + w) * known.tables[alphabet, 0] - w * known.tables[alphabet, known.mask]).softmax(0).double()
+        counts = np.bincount(column, minlength=len(law))
+        assert chisquare(counts, (law / law.sum()).numpy() * len(ids)).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("task", ["text>image", "image>text", "text>speech", "image+text>speech", "speech>text"])
+def test_the_null_canvas_is_that_of_training(task: str):
+    """The condition that guidance hides looks as one that training withheld, spans of targets and all."""
+    rng = np.random.default_rng(0)
+    shapes = {"text": (3, (4,)), "voice": (3, (2,)), "image": (4, (2, 3)), "speech": (5, (4, 2))}
+    parts = {kind: rng.integers(0, top, shape) for kind, (top, shape) in shapes.items()}
+    composer = Composer(VOCABULARY, 40, 48)
+    compared = set()
+    for seed in range(12):
+        clean, withheld = (
+            composer.compose([[Row(draw_row(task, parts, VOCABULARY, c, np.random.default_rng(seed)))]])
+            for c in (Conditions(clean=1.0, joint=0.0, null=0.0), Conditions(clean=0.0, joint=0.0, null=1.0))
+        )
+        null = null_condition(clean, VOCABULARY)
+        assert not torch.equal(null.ids_BL, clean.ids_BL)
+        assert null.spans == withheld.spans
+        for field in fields(Canvas):
+            if field.name != "spans":
+                assert torch.equal(getattr(null, field.name), getattr(withheld, field.name)), field.name
+        compared.add(tuple(s.free for s in null.spans))
+    assert len(compared) == 1 if task.endswith("image") else len(compared) > 1
+
+
+def test_the_null_canvas_keeps_what_is_to_be_filled_and_what_is_known_of_it():
+    hidden = np.array([[True, False, True]])
+    picture = Segment("image", np.array([[1, 2, 3]]), target=True, hidden=hidden)
+    canvas = Composer(VOCABULARY, 12, 12).compose([[Row((Segment("text", np.array([2, 1])), picture))]])
+    null = null_condition(canvas, VOCABULARY)
+    text = canvas.spans[0]
+    words = range(text.start, text.start + text.length)
+    assert (null.ids_BL[0, list(words)] == VOCABULARY.mask).all()
+    assert (null.ids_BL != canvas.ids_BL)[0].nonzero().flatten().tolist() == list(words)
+    assert torch.equal(to_fill(null, VOCABULARY), to_fill(canvas, VOCABULARY))
