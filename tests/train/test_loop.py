@@ -1,7 +1,9 @@
 """The loop: determinism, what it records, when it stops, and where it starts from."""
 
 import io
+import json
 import math
+import subprocess
 from pathlib import Path
 
 import chz
@@ -12,6 +14,7 @@ import toy_run
 from rich.console import Console
 from safetensors.torch import load_file
 
+import trimask
 from trimask.core.canvas import Composer
 from trimask.core.compute import DTYPES
 from trimask.core.errors import ArtifactError, TrainingError, UsageError
@@ -272,6 +275,25 @@ def test_a_batch_without_masks_moves_no_gradient(tmp_path):
             return type(batch)(clean, batch.tokens, batch.items, batch.epochs, batch.filled)
 
     assert toy_run.run(tmp_path / "run", 3, source=Clean()).complete
+
+
+def test_a_run_names_the_code_that_made_it(tmp_path, monkeypatch):
+    """The commit, and what has changed since."""
+    package = tmp_path / "code" / "trimask"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("one = 1\n")
+    git = ("git", "-C", str(package.parent), "-c", "user.name=a", "-c", "user.email=a@b")
+    for words in (("init", "-q"), ("add", "."), ("commit", "-q", "-m", "first")):
+        subprocess.run([*git, *words], check=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    monkeypatch.setattr(trimask, "__file__", str(package / "__init__.py"))
+    toy_run.run(tmp_path / "clean", 2)
+    (package / "__init__.py").write_text("one = 2\n")
+    toy_run.run(tmp_path / "changed", 2)
+    for run in ("clean", "changed"):
+        assert json.loads((tmp_path / run / "environment.json").read_text())["code"] == commit
+    assert not (tmp_path / "clean" / "code.patch").exists()
+    assert "+one = 2" in (tmp_path / "changed" / "code.patch").read_text()
 
 
 def test_init_starts_from_the_weights_of_another_run(tmp_path):

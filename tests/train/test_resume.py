@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import chz
@@ -18,6 +19,7 @@ import toy_run
 from safetensors.torch import load_file
 
 from trimask.core.errors import ArtifactError, TrainingError, UsageError
+from trimask.hub.bundle import MODELS, TOKENIZERS
 from trimask.optim.optimizer import OptimizerConfig
 from trimask.train import checkpoint, record
 
@@ -250,3 +252,88 @@ def test_as_a_program_errors_are_one_line(tmp_path):
     )
     assert done.returncode == UsageError.exit_code
     assert "budget.steps=0" in done.stderr and "Traceback" not in done.stderr
+
+
+REAL = 24
+SMALL = (
+    *("budget.minutes=None", f"budget.steps={REAL}", "checkpoints.every=4", "log_every=1"),
+    *("model.depth=2", "model.width=64", "data.rows=2", "data.workers=2", "dtype=bf16", "compile=off", "device=cpu"),
+    *("validation.every=5", "validation.batches=2", "hooks.0.every=6", "hooks.0.steps=4"),
+)
+"""What makes the recipe of the shipped model a run of seconds: with workers, in bf16, with all that it does besides."""
+
+
+def trimask(*arguments: object, out: Path) -> subprocess.Popen:
+    """Start a command; what it says goes behind what is in `out`. It and its workers are a session of their own."""
+    with out.open("a") as file:
+        one = {**os.environ, "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "trimask", *map(str, arguments)]
+        return subprocess.Popen(command, stdout=file, stderr=file, env=one, start_new_session=True)
+
+
+def rest_of(sessions: list[int]) -> list[int]:
+    """Processes of sessions that are still there, those apart that have ended and wait to be collected."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, its = path.read_text().rpartition(")")[2].split()[:4]
+        except OSError:
+            continue
+        if int(its) in sessions and state != "Z":
+            found.append(int(path.parent.name))
+    return found
+
+
+def scored(run: Path) -> list[tuple]:
+    return [(r["step"], r["tokens"], r["bounds"]) for r in record.read_metrics(run, "validation")]
+
+
+def samples(run: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(run)): p.read_bytes() for p in (run / "samples").rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def sessions() -> Iterator[list[int]]:
+    """For the sessions that a test starts: what is left of them ends with it."""
+    started: list[int] = []
+    yield started
+    for pid in rest_of(started):
+        os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.long
+def test_kill_9_of_the_command_that_trains_the_shipped_model_changes_nothing(tmp_path, sessions):
+    out, folder = tmp_path / "out", MODELS / "nano" / TOKENIZERS
+    made = ("prepare", "world:scenes?count=60", "--tokenizers", folder, "--out", tmp_path / "set", "--workers", 1)
+    assert trimask(*made, out=out).wait(300) == 0, out.read_text()
+    sets = ("--data", tmp_path / "set", "--validation", tmp_path / "set")
+
+    def training(run: Path) -> subprocess.Popen:
+        process = trimask("train", "nano", *sets, f"run={run}", *SMALL, out=out)
+        sessions.append(process.pid)
+        return process
+
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert training(whole).wait(600) == 0, out.read_text()
+
+    rng = random.Random(0)
+    for _ in range(2):
+        before, process = newest(run), training(run)
+        deadline = time.monotonic() + 300
+        while newest(run) == before and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.5))
+        assert process.poll() is None and before < newest(run) < REAL, out.read_text()
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    assert training(run).wait(600) == 0, out.read_text()
+
+    assert out.read_text().count("resuming") == 2, out.read_text()
+    assert_same(whole, run, REAL)
+    assert len(losses(run)) == REAL
+    assert [step for step, *_ in scored(run)] == [5, 10, 15, 20, REAL] and scored(run) == scored(whole)
+    assert len(samples(run)) == 4 * len(("pictures", "seven", "forty two", "texts")) and samples(run) == samples(whole)
+    deadline = time.monotonic() + 10
+    while rest_of(sessions) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not rest_of(sessions), "workers of a killed run outlive it"

@@ -53,9 +53,11 @@ TASKS = ("text", "text>image", "image>text", "text>speech", "speech>text", "imag
 class ToySource:
     """An endless stream of fresh items, its position a number. `fixed` repeats the first batch's items."""
 
+    vocabulary = VOCABULARY
+
     def __init__(self, rows: int = 4, fixed: bool = False, seed: int = 0):
         self.rows, self.fixed, self.seed, self.position = rows, fixed, seed, 0
-        self.composer = Composer(VOCABULARY, SLOTS)
+        self.composer = Composer(self.vocabulary, SLOTS)
         self.manifests = ()
 
     def items(self, number: int) -> list[Row]:
@@ -71,7 +73,7 @@ class ToySource:
     def batch(self, number: int) -> Batch:
         rows = [[r] for r in self.items(number)]
         canvas = self.composer.compose(rows)
-        masked = corrupt(canvas, VOCABULARY, self.seed)
+        masked = corrupt(canvas, self.vocabulary, self.seed)
         tokens = {"text": 5 * self.rows, "image": 8 * self.rows, "audio": 10 * self.rows}
         return Batch(masked, tokens, {"toy": self.rows}, {"toy": number / 100}, 0.5)
 

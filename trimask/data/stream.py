@@ -9,6 +9,9 @@ transformer positions; Grain mixes items, so a source's chance is its weight ove
 """
 
 import logging
+import multiprocessing
+import os
+import threading
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -273,7 +276,7 @@ class Stream:
         if not self.config.workers:
             return iter(later.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)))
         plain = later.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
-        return iter(plain.mp_prefetch(grain.MultiprocessingOptions(num_workers=self.config.workers)))
+        return iter(plain.mp_prefetch(grain.MultiprocessingOptions(num_workers=self.config.workers), _end_with_parent))
 
     def state(self) -> dict:
         """Where the next batch starts."""
@@ -305,7 +308,7 @@ class Stream:
     def batch(self, rows: Sequence[Sequence[Row]]) -> Batch:
         """Compose, mask and count packed rows."""
         canvas = self.composer.compose(rows)
-        masked = corrupt(canvas, self.vocabulary, self.config.seed, self.config.anti_masking)
+        masked = corrupt(canvas, self.vocabulary, self.config.seed)
         draws = [item.draw for row in rows for item in row]
         pieces = {p.name: p for p in self.pieces}
         epochs: dict[str, float] = {}
@@ -328,6 +331,18 @@ class Stream:
         modality = np.array([a.modality for a in v.alphabets])[alphabet[content]]
         counts = np.bincount(modality, minlength=len(v.modalities))
         return {m.name: int(c) for m, c in zip(v.modalities, counts, strict=True)}
+
+
+def _end_with_parent(_worker: int, _workers: int) -> None:
+    """Grain's workers wait for their parent to tell them to stop, which one that was killed cannot do."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 class _Doubled(grain.MapDataset):
