@@ -1,14 +1,25 @@
 """A data set of the user's own, from raw files to an evaluated model, by commands alone."""
 
+import gzip
+import io
 import json
 import re
+import struct
+import tarfile
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 from PIL import Image
 
+from tests.hub import tiny
+from trimask.data import stream
 from trimask.hub.bundle import MODELS
 
 RECIPE = """
@@ -24,7 +35,7 @@ def small():
         "run": "runs/small",
         "model.vocabulary": vocabulary,
         "model.vocabulary.tokenizers": Reference("tokenizers"),
-        "model.vocabulary.rows": {"text": RowSettings(buckets=(8, 16))},
+        "model.vocabulary.rows": {"text": RowSettings(buckets=(8, 16)), "audio": RowSettings(buckets=(6, 12))},
         "model.depth": 1,
         "model.width": 32,
         "model.head_dim": 16,
@@ -43,6 +54,8 @@ def small():
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder to work in, with a set of captioned pictures and a recipe."""
     monkeypatch.chdir(tmp_path)
+    # Two steps need no window of hundreds of items; making it would be most of the time.
+    monkeypatch.setattr(stream, "WINDOW", 16)
     rng = np.random.default_rng(0)
     (tmp_path / "photos").mkdir()
     for i in range(6):
@@ -83,6 +96,132 @@ def test_from_pictures_to_an_evaluated_model(trimask, here: Path, bundle: Path):
     assert any(row["section"] == "photos: captions" and row["metric"] == "word error rate" for row in results["rows"])
     assert len([*(here / "runs/mine/evaluation/sections/photos-drawing").glob("picture-0-*.png")]) == 2
     assert (here / "runs/mine/evaluation/report.html").is_file()
+
+
+RNG = np.random.default_rng(0)
+SAID = ("seven", "two green stars", "the end.", "a red circle")
+"""What the records of every format say."""
+
+
+def picture(shape: tuple[int, ...] = (28, 28, 3)) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(RNG.integers(0, 256, shape, dtype=np.uint8)).save(out, "PNG")
+    return out.getvalue()
+
+
+def recording(number: int) -> bytes:
+    out = io.BytesIO()
+    soundfile.write(out, np.sin(np.arange(4800) / (20 + number)) * 0.5, 16_000, format="WAV")
+    return out.getvalue()
+
+
+def lines(path: str, rows: list[dict]) -> None:
+    Path(path).write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+
+def text_gz() -> None:
+    Path("own.txt.gz").write_bytes(gzip.compress("\n<|endoftext|>\n".join(SAID).encode()))
+
+
+def jsonl() -> None:
+    Path("own").mkdir()
+    for i in range(len(SAID)):
+        Path(f"own/{i}.png").write_bytes(picture())
+    lines("own/own.jsonl", [{"sentence": s, "drawn": f"{i}.png"} for i, s in enumerate(SAID)])
+
+
+def parquet() -> None:
+    clips = [{"bytes": recording(i), "path": f"{i}.wav"} for i in range(len(SAID))]
+    table = pa.table({"audio": clips, "text": list(SAID), "speaker": ["anna", "bob"] * 2})
+    pq.write_table(table, "own.parquet", row_group_size=3)
+
+
+def archive() -> None:
+    Path("own").mkdir()
+    with zipfile.ZipFile("own/train.zip", "w") as packed:
+        for i in range(len(SAID)):
+            packed.writestr(f"d/{i}.png", picture())
+    lines("own/train.jsonl", [{"file": f"d/{i}.png", "text": s} for i, s in enumerate(SAID)])
+
+
+def webdataset() -> None:
+    Path("own").mkdir()
+    for i, said in enumerate(SAID):
+        with tarfile.open(f"own/shard-{i // 3}.tar", "a") as packed:
+            for end, data in (("png", picture()), ("txt", said.encode()), ("json", b'{"n": 1}')):
+                info = tarfile.TarInfo(f"{i:03d}.{end}")
+                info.size = len(data)
+                packed.addfile(info, io.BytesIO(data))
+
+
+def idx() -> None:
+    Path("own").mkdir()
+    pixels = RNG.integers(0, 256, (4, 28, 28), dtype=np.uint8).tobytes()
+    images, labels = struct.pack(">4B3I", 0, 0, 8, 3, 4, 28, 28), struct.pack(">4BI", 0, 0, 8, 1, 4)
+    Path("own/train-images-idx3-ubyte.gz").write_bytes(gzip.compress(images + pixels))
+    Path("own/train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(labels + bytes([0, 1, 1, 0])))
+
+
+def audio_folder() -> None:
+    Path("own").mkdir()
+    for i, said in enumerate(SAID):
+        Path(f"own/{i}.wav").write_bytes(recording(i))
+        Path(f"own/{i}.txt").write_text(said)
+
+
+def tokens() -> None:
+    codes = tiny.tokenizers()["text"].encode(SAID)
+    lines("own.jsonl", [{"text": c.tolist(), "image": RNG.integers(0, 16, (7, 7)).tolist()} for c in codes])
+
+
+class Format(NamedTuple):
+    """How files of a format are made, the source that they are, and what of it is evaluated."""
+
+    write: Callable[[], None]
+    source: str
+    metrics: dict[str, str]
+    """Section -> a metric that it must have."""
+
+
+DRAWN = {"captions": "word error rate", "likelihood of text>image": ""}
+SPOKEN = {"transcripts": "word error rate", "speaking": "word error rate, reconstructions"}
+FORMATS = {
+    "text.gz": Format(text_gz, "own.txt.gz", {"likelihood of text": "", "writing": ""}),
+    "JSON lines": Format(jsonl, "own/own.jsonl?text=sentence&image=drawn", DRAWN),
+    "Parquet": Format(parquet, "own.parquet", SPOKEN),
+    "zip": Format(archive, "own:train", DRAWN),
+    "WebDataset": Format(webdataset, "own/shard-*.tar", DRAWN),
+    "IDX": Format(idx, "own:train?classes=cat,dog&caption=a {name}", DRAWN),
+    "recordings": Format(audio_folder, "own", SPOKEN),
+    "tokens": Format(tokens, "own.jsonl", DRAWN),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_goes_from_files_to_an_evaluated_model(trimask, here: Path, bundle: Path, name: str):
+    write, source, metrics = FORMATS[name]
+    write()
+    prepared = trimask("prepare", source, "--tokenizers", bundle, "--out", "sets/own", "--workers", 1)
+    assert prepared.code == 0, prepared.err
+    assert "4 items" in prepared.out and not Path("sets/own/rejected.jsonl").read_text()
+    done = trimask("train", "recipe.py:small", "--data", "sets/own", "--validation", "sets/own", "run=r")
+    assert done.code == 0, done.err
+    last = [json.loads(row) for row in Path("r/metrics.jsonl").read_text().splitlines()][-1]
+    assert last["kind"] == "validation" and last["bounds"]
+    counts = ("likelihood=2", "draws=4", "drawings=2", "captions=2", "speech=2", "texts=2")
+    rated = trimask("evaluate", "r", source, *counts)
+    assert rated.code == 0, rated.err
+    rows = json.loads(Path("r/evaluation/results.json").read_text())["rows"]
+    for section, metric in metrics.items():
+        assert [r for r in rows if r["section"] == f"own: {section}" and metric in r["metric"]], (section, rows)
+    assert Path("r/evaluation/report.html").is_file()
+
+
+def test_codes_that_the_model_does_not_have_are_named(trimask, here: Path, bundle: Path):
+    lines("own.jsonl", [{"key": "odd", "text": [1, 2], "image": [[0, 99999]]}])
+    done = trimask("evaluate", bundle, "own.jsonl")
+    assert (done.code, done.err.count("\n")) == (3, 1), done.err
+    assert "own.jsonl" in done.err and "odd" in done.err and "99999" in done.err
 
 
 def test_a_dry_run_writes_nothing(trimask, here: Path, bundle: Path):

@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import struct
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -190,6 +191,109 @@ def rejected_all(tmp_path: Path, source: str) -> str:
     with pytest.raises(DataError) as caught:
         rejected(tmp_path, source)
     return str(caught.value) + (tmp_path / "out.partial" / "rejected.jsonl").read_text()
+
+
+def tar(path: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+def test_bad_records_of_a_tar(tmp_path):
+    fine = {"png": png(), "txt": b"t", "json": b'{"n": 1}'}
+    records = {
+        "good": fine,
+        "cut": {**fine, "png": half(png(64))},
+        "alone": {"png": png(), "json": b"{}"},
+        "d/broken": {**fine, "json": b'{"n": '},
+        "list": {**fine, "json": b"[1]"},
+        "latin": {**fine, "txt": b"caf\xe9"},
+        "unseen": {"txt": b"t", "json": b"{}"},
+        "also-good": {"jpg": png(form="JPEG"), "txt": b"t"},
+    }
+    members = {f"{key}.{end}": data for key, parts in records.items() for end, data in parts.items()}
+    rows = rejected(tmp_path, str(tar(tmp_path / "a.tar", members)), good=2)
+    reasons = {
+        "cut": r"image cannot be decoded: .*truncated",
+        "alone": r"missing caption: field 'txt' is absent",
+        "d/broken": r"member d/broken.json: JSON syntax: .* at column",
+        "list": r"member list.json: .*must be a JSON object, got list",
+        "latin": r"invalid UTF-8 in member latin.txt at byte 3",
+        "unseen": r"missing image file: field 'image'",
+    }
+    assert [(r["source"], r["file"], r["record"]) for r in rows] == [("a", "a.tar", key) for key in reasons]
+    for row, pattern in zip(rows, reasons.values(), strict=True):
+        assert_matches(row["reason"], pattern)
+
+
+def test_bad_records_of_a_parquet_audio_column(tmp_path):
+    clips = [wav(), half(wav()), wav(form="FLAC"), None, b"", wav(scale=0), b"hello there", wav(rate=8000)]
+    audio = [None if c is None else {"bytes": c, "path": f"{i}.wav"} for i, c in enumerate(clips)]
+    audio += [{"bytes": None, "path": "gone.wav"}, {"bytes": wav(), "path": None}]
+    text = ["t"] * (len(audio) - 1) + [None]
+    pq.write_table(pa.table({"audio": audio, "text": text}), tmp_path / "a.parquet", row_group_size=4)
+    rows = rejected(tmp_path, f"{tmp_path}/a.parquet", good=3)
+    reasons = {
+        1: r"audio is truncated: \d+ of \d+ bytes",
+        3: r"missing speech file: field 'audio'",
+        4: r"empty audio file",
+        5: r"silent clip",
+        6: r"audio cannot be decoded: .*11 bytes",
+        8: r"gone.wav does not exist",
+        9: r"missing caption: field 'text'",
+    }
+    assert [(r["source"], r["file"], r["record"]) for r in rows] == [("a", "a.parquet", number) for number in reasons]
+    for row, pattern in zip(rows, reasons.values(), strict=True):
+        assert_matches(row["reason"], pattern)
+
+
+def test_bad_records_of_a_folder_of_recordings(tmp_path):
+    ogg = half(wav(1.5, form="OGG", subtype="VORBIS"))
+    files = {
+        "a.wav": (wav(), b"t"),
+        "b.wav": (half(wav()), b"t"),
+        "c.flac": (wav(form="FLAC"), b"t"),
+        "d/e.ogg": (ogg, b"t"),
+        "f.wav": (wav(), None),
+        "g.wav": (wav(), b"caf\xe9"),
+        "h.wav": (wav(scale=0), b"t"),
+        "i.wav": (b"", b"t"),
+        "j.wav": (wav(), b"  "),
+    }
+    for name, (data, caption) in files.items():
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        if caption is not None:
+            path.with_suffix(".txt").write_bytes(caption)
+    rows = rejected(tmp_path, f"{tmp_path}/in", good=2)
+    reasons = {
+        "b.wav": r"audio is truncated",
+        "d/e.ogg": r"audio is truncated",
+        "f.wav": r"missing caption: field 'text'",
+        "g.wav": r"invalid UTF-8 in g.txt at byte 3",
+        "h.wav": r"silent clip",
+        "i.wav": r"empty audio file",
+        "j.wav": r"missing caption",
+    }
+    assert [(r["source"], r["file"], r["record"]) for r in rows] == [("in", name, 0) for name in reasons]
+    for row, pattern in zip(rows, reasons.values(), strict=True):
+        assert_matches(row["reason"], pattern)
+
+
+def test_bad_rows_of_a_table_of_recordings(tmp_path):
+    for name, data in {"a.wav": wav(), "b.wav": half(wav())}.items():
+        (tmp_path / "in" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(data)
+    lines = [{"file_name": n, "transcription": "t"} for n in ("a.wav", "b.wav", "z.wav")]
+    jsonl(tmp_path / "in" / "metadata.jsonl", [*lines, '{"file_name": "a.wav", '])
+    rows = rejected(tmp_path, f"{tmp_path}/in")
+    assert [(r["file"], r["record"]) for r in rows] == [("metadata.jsonl", n) for n in (2, 3, 4)]
+    for row, pattern in zip(rows, (r"audio is truncated", r"z.wav does not exist", r"JSON syntax"), strict=True):
+        assert_matches(row["reason"], pattern)
 
 
 def test_labels_without_a_name(tmp_path):

@@ -1,8 +1,12 @@
 """The string form of a source, and its errors."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from trimask.core.errors import DataError, UsageError
+from trimask.core.modality import KINDS
 from trimask.data.readers.detect import open_reader
 from trimask.data.readers.source import Source, parse
 
@@ -21,6 +25,13 @@ from trimask.data.readers.source import Source, parse
 def test_a_string_and_its_config_are_the_same(text):
     source = parse(text)
     assert parse(str(source)) == source
+
+
+@pytest.mark.parametrize("document", ["docs/data.md", "docs/reference.md"])
+def test_every_option_is_documented(document):
+    text = (Path(__file__).parents[2] / document).read_text()
+    options = {*(set(Source.__annotations__) - {"path", "fields"}), *KINDS}
+    assert [o for o in sorted(options) if not re.search(rf"\b{o}(=|`)", text)] == []
 
 
 def test_options_have_their_types():

@@ -1,24 +1,34 @@
 """The suite on a real, if untrained, model of three modalities."""
 
+import base64
+import io
 import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from tests.evaluation.pictures import labelled
+from tests.evaluation.sounds import word
 from tests.hub import tiny
 from trimask.core.errors import UsageError
 from trimask.core.item import Item
 from trimask.data.world.source import World
+from trimask.evaluation.fitting import Fit
+from trimask.evaluation.judges import train_judge
+from trimask.evaluation.recognizer import RecognizerSettings, train_recognizer
 from trimask.evaluation.report import series
+from trimask.evaluation.senses import SoundSense
 from trimask.evaluation.sets import EvaluationSet
+from trimask.evaluation.speaker import COSINE, Speaker
 from trimask.evaluation.suite import Judges, SuiteConfig, evaluate, load_judges, sections, slug
 from trimask.hub.bundle import load_bundle
 from trimask.hub.model import Model
 
-CONFIG = SuiteConfig(drawings=3, captions=3, texts=3, cloze=3, likelihood=2, draws=4)
+CONFIG = SuiteConfig(drawings=3, captions=3, speech=4, texts=3, cloze=3, likelihood=2, draws=4)
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +84,68 @@ def test_the_report_stands_alone(out: Path):
     assert "training loss" not in page  # the plot is a picture inside the page
     assert not re.findall(r"(?:src|href)=['\"](?!data:|#)", page)
     assert "<script" not in page and "@import" not in page and "url(" not in page
+
+
+PITCH = {"low": 0.8, "high": 1.3}
+
+
+@pytest.fixture(scope="module")
+def spoken() -> EvaluationSet:
+    """Words of tones, each in two voices."""
+    words = ["ab", "ba", "ca", "ad", "db"]
+    items = [
+        Item(f"{w} {v} {i}", {"text": w, "voice": v, "speech": word(w, PITCH[v], seed=i)}, {"speaker": v})
+        for i in range(3)
+        for w in words
+        for v in PITCH
+    ]
+    return EvaluationSet("tones", "test", items[:10], items[10:], tasks=("text>speech", "speech>text"))
+
+
+@pytest.fixture(scope="module")
+def ears(spoken: EvaluationSet) -> Judges:
+    """A recognizer and a speaker network that have learned the tones."""
+    clips, texts, voices = ([i.parts[k] for i in spoken.train] for k in ("speech", "text", "voice"))
+    settings = RecognizerSettings(width=32, dilations=(1, 2))
+    recognizer = train_recognizer(clips, texts, Fit(steps=150, batch=8, rate=6e-3), settings)  # pyright: ignore[reportArgumentType]
+    sense = SoundSense(width=8, dilations=(1,), cosine=COSINE, crop=30)
+    judge = train_judge(clips, voices, (clips, voices), sense, Fit(steps=40, batch=8))  # pyright: ignore[reportArgumentType]
+    return Judges(recognizer, Speaker(judge))
+
+
+@pytest.fixture(scope="module")
+def heard(model: Model, spoken: EvaluationSet, ears: Judges, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("heard")
+    evaluate(model, [spoken], folder, ears, model.bundle.tokenizers, CONFIG, console=Console(quiet=True))
+    return folder
+
+
+def test_speech_stands_beside_what_the_codec_leaves_of_it(heard: Path, spoken: EvaluationSet, ears: Judges):
+    rows = json.loads((heard / "results.json").read_text())["rows"]
+    assert {row["section"] for row in rows} >= {"tones: transcripts", "tones: speaking"}
+    found = {row["metric"]: row for row in rows if row["section"] == "tones: speaking"}
+    suffixes = ("", ", speaker low", ", speaker high")
+    for metric in (*(f"word error rate, {{}}{s}" for s in suffixes), "likeness to the requested voice, {}"):
+        made, coded = found[metric.format("generated speech")], found[metric.format("reconstructions")]
+        assert (made["reference"], made["against"]) == (coded["value"], "reconstructions")
+        assert coded["reference"] is None and metric.format("real speech") in found
+    # The judges hear real recordings rightly; the codec's random weights leave nothing of them.
+    assert found["word error rate, real speech"]["value"] <= 0.25 < found["word error rate, reconstructions"]["value"]
+    assert found["requested voice is the nearest, real speech"]["value"] >= 0.75
+    assert found["word error rate, generated speech"]["n"] == CONFIG.speech
+    assert json.loads((heard / "results.json").read_text())["judges"] == ears.fingerprints
+
+
+def test_the_report_plays_recordings_and_shows_their_spectrograms(heard: Path):
+    page = (heard / "report.html").read_text()
+    played = re.findall(r"<audio controls [^>]*src='data:audio/wav;base64,([^']+)'", page)
+    drawn = re.findall(r"<img alt='spectrogram' src='data:image/png;base64,([^']+)'", page)
+    assert len(played) == len(drawn) == CONFIG.speech
+    assert all(base64.b64decode(p)[:4] == b"RIFF" for p in played)
+    pictures = [np.array(Image.open(io.BytesIO(base64.b64decode(d)))) for d in drawn]
+    assert all(p.std() > 1 for p in pictures), "a spectrogram shows nothing"
+    assert "reconstructions" in page and "— heard: " in page
+    assert not re.findall(r"(?:src|href)=['\"](?!data:|#)", page)
 
 
 def test_finished_sections_are_kept_and_others_repeated(out: Path, model: Model, sets: list[EvaluationSet]):

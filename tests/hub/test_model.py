@@ -239,11 +239,21 @@ def test_scores_agree_between_estimators_and_give_bits_per_byte(model: Model):
     assert score.task == "text"
     assert not score.length_given
     assert score.by_count.tokens == max(tiny.BUCKETS["text"])
-    spread = 4 * (score.by_count.error + score.by_time.error) + 1
-    assert abs(score.by_count.nats - score.by_time.nats) < spread
+    assert abs(score.by_count.nats - score.by_time.nats) < 4 * (score.by_count.error + score.by_time.error)
     assert score.bits_per_byte == pytest.approx(score.by_count.nats / math.log(2) / 5)
     assert "bits per byte over 5 bytes" in str(score)
     assert str(score.by_count.tokens) in str(score)
+
+
+def test_the_mean_of_many_scores_agrees_within_four_of_the_errors_they_report(model: Model):
+    scores = [model.score(text="seven", draws=256, seed=seed) for seed in range(32)]
+    # One error is half the difference of two halves and can be small by chance; their root mean square is not.
+    (count, count_error), (time, time_error) = (
+        (np.mean([b.nats for b in found]), math.sqrt(np.mean([b.error**2 for b in found]) / len(found)))
+        for found in ([s.by_count for s in scores], [s.by_time for s in scores])
+    )
+    assert abs(count - time) < 4 * (count_error + time_error)
+    assert count_error < 0.005 * count and time_error < 0.015 * time, "errors so large say nothing"
 
 
 def test_scores_of_a_target_given_the_rest(model: Model):

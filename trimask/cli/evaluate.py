@@ -13,6 +13,8 @@ from trimask.cli.options import Device, DType
 from trimask.core.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    from trimask.core.item import Item
+    from trimask.data.shards import TokenItem
     from trimask.evaluation.sets import EvaluationSet
     from trimask.hub.model import Model
 
@@ -105,22 +107,23 @@ def _set(source: str, limit: int, label: str, model: "Model", judged: Container[
 
     stated = parse(source)
     limited = chz.replace(stated, limit=min(limit, stated.limit or limit))
-    found = _read(limited)
+    found = _read(limited, model)
     common = set.intersection(*(set(i.parts) for i in found))
     labelled = label if all(label in i.labels for i in found) else ""
     classes = bool(labelled) or stated.name in judged
-    train = _part(limited, "train") if classes or common == {"text"} else []
-    validation = _part(limited, "validation") if classes and stated.split != "validation" else []
+    train = _part(limited, "train", model) if classes or common == {"text"} else []
+    validation = _part(limited, "validation", model) if classes and stated.split != "validation" else []
     tasks = () if stated.split in COMPARED else _tasks(dict.fromkeys(common), model)
     return EvaluationSet(stated.name, stated.split or "", found, train, validation, labelled, tasks)
 
 
-def _read(source: Any) -> list[Any]:
+def _read(source: Any, model: "Model") -> list[Any]:
     from trimask.core.errors import RecordError
     from trimask.core.item import Item
     from trimask.data.readers.detect import read
+    from trimask.data.shards import TokenItem
 
-    found = list(read(source))
+    found = [_decoded(r, source, model) if isinstance(r, TokenItem) else r for r in read(source)]
     bad = [r for r in found if isinstance(r, RecordError)]
     if bad:
         options.note(f"{source}: {len(bad)} records cannot be read and are left out; the first: {bad[0]}")
@@ -130,14 +133,28 @@ def _read(source: Any) -> list[Any]:
     return good
 
 
-def _part(source: Any, split: str) -> list[Any]:
+def _decoded(row: "TokenItem", source: Any, model: "Model") -> "Item":
+    """What the codes of a row that is tokenised already stand for, by the model's tokenizers."""
+    from trimask.core.item import Item
+    from trimask.core.modality import KINDS
+    from trimask.data.chunks import misfit
+
+    for kind, codes in row.parts.items():
+        if kind not in model.vocabulary.kinds:
+            raise UsageError(f"{source}, {row.key}: the model has no {kind}; leave it out with ?kinds=")
+        if reason := misfit(kind, codes, model.bundle.tokenizers[KINDS[kind]].modality):
+            raise DataError(f"{source}, {row.key}: {reason}; were these rows made by the model's tokenizers?")
+    return Item(row.key, {k: model.layout.decode(k, [v])[0] for k, v in row.parts.items()}, row.labels)
+
+
+def _part(source: Any, split: str, model: "Model") -> list[Any]:
     """Another split of a source, for baselines and judges; none where there is no such split."""
     import chz
 
     if source.split in (None, split):
         return []
     try:
-        return _read(chz.replace(source, split=split, limit=None))
+        return _read(chz.replace(source, split=split, limit=None), model)
     except DataError as e:
         options.note(f"no {split} part beside {source}: {e}")
         return []

@@ -158,13 +158,13 @@ def _result(
         return record.bad(error)
     parts = item.parts if isinstance(item, TokenItem) else codes
     for kind, array in parts.items():
-        reason = _misfit(kind, array, tokenizers[KINDS[kind]].modality)
+        reason = misfit(kind, array, tokenizers[KINDS[kind]].modality)
         if reason:
             return record.bad(reason)
     return TokenItem(item.key, {k: parts[k] for k in KINDS if k in parts}, item.labels)
 
 
-def _misfit(kind: str, codes: np.ndarray, row: Modality) -> str | None:
+def misfit(kind: str, codes: np.ndarray, row: Modality) -> str | None:
     """Why codes do not fit their modality, if they do not."""
     if codes.ndim != DIMENSIONS[row.grid]:
         return f"{kind} codes of a {row.grid} grid cannot have shape {codes.shape}"
