@@ -34,4 +34,4 @@ docs: $(VENV)/.installed
 	$(BIN)/python docs/build.py
 
 clean:
-	rm -rf runs build dist *.egg-info
+	rm -rf build dist

@@ -47,6 +47,22 @@ def prepare(
     `trimask inspect SOURCE` shows how a source is read before anything is prepared.
 
     \b
+    Options behind the ?, values percent-encoded, lists with commas:
+      format=auto                  archive, folder, idx, jsonl, parquet, text, tokens, webdataset, world
+      text= voice= image= speech= sound=        the field of a record that holds this kind
+      kinds=image,text             kinds to keep; require= those that a record must have
+      caption=a photo of a {name}  template of the text; classes= names of labels 0, 1, ...
+      where=licence:CC BY*         records whose FIELD matches; FIELD:!PATTERN those whose does not
+      separator=line               of texts: line, file, or the line between documents; begins= a regular
+                                   expression of the first line of a document
+      image_size=32                the longest side in pixels; fit=crop or pad makes a square; max_pixels=
+      loudness=-23                 RMS level in dB full scale; max_seconds=30; sound_as=sound for what
+                                   is not speech
+      root=clips                   folder that file names in records are relative to
+      limit=1000                   read so many; licence= of the source; split= as behind the :
+      count=20000, seed=0          of the world
+
+    \b
     trimask prepare photos/ --tokenizers nano --out sets/photos
     trimask prepare "emoji:train?image_size=32" --tokenizers nano --out sets/emoji
     trimask prepare a.jsonl b.jsonl --tokenizer tokenizers/text --out sets/text --workers 4

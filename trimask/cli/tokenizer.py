@@ -84,7 +84,7 @@ def train(
     trimask tokenizer train image "photos/?image_size=32" --held-out "more/?image_size=32" \\
         --out tokenizers/image minutes=20
     trimask tokenizer train audio clips.jsonl --out tokenizers/audio objective.settings.codebooks=4
-    trimask tokenizer train nano --out tokenizers data=../shared/data
+    trimask tokenizer train nano --out tokenizers data=DATA
     """
     from trimask.core.config import split_settings
 
