@@ -217,6 +217,25 @@ def test_every_format_goes_from_files_to_an_evaluated_model(trimask, here: Path,
     assert Path("r/evaluation/report.html").is_file()
 
 
+def test_two_parts_of_a_set_are_kept_apart(trimask, here: Path, bundle: Path):
+    for split in ("validation", "test"):
+        Path(f"own/{split}").mkdir(parents=True)
+        Path(f"own/{split}/a.png").write_bytes(picture())
+        Path(f"own/{split}/a.txt").write_text(f"of {split}")
+    lines("own/validation.jsonl", [{"file": "a.png", "text": "of validation"}])
+    lines("own/test.jsonl", [{"file": "a.png", "text": "of test"}])
+    settings = ("only=*captions", "--out", "rated")
+    rated = trimask("evaluate", bundle, "own:validation", "own:test", *settings)
+    assert rated.code == 0, rated.err
+    rows = json.loads(Path("rated/results.json").read_text())["rows"]
+    assert {(r["section"], r["split"]) for r in rows} == {
+        ("own:validation: captions", "validation"),
+        ("own:test: captions", "test"),
+    }
+    twice = trimask("evaluate", bundle, "own:test", "own:test", *settings)
+    assert (twice.code, twice.err.count("\n")) == (2, 1) and "two sets" in twice.err
+
+
 def test_codes_that_the_model_does_not_have_are_named(trimask, here: Path, bundle: Path):
     lines("own.jsonl", [{"key": "odd", "text": [1, 2], "image": [[0, 99999]]}])
     done = trimask("evaluate", bundle, "own.jsonl")

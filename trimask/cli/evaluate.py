@@ -2,7 +2,9 @@
 
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Container, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -84,7 +86,7 @@ def evaluate(
     folder = judges or (SHIPPED if SHIPPED.is_dir() else None)
     graders = load_judges(folder) if folder else Judges()
     named = [*(WORLD if world else ()), *sources]
-    sets = [_set(s, items, label, loaded, graders.classes) for s in named]
+    sets = _titled([_set(s, items, label, loaded, graders.classes) for s in named])
     training = _run_folder(loaded)
     run(
         loaded,
@@ -115,6 +117,12 @@ def _set(source: str, limit: int, label: str, model: "Model", judged: Container[
     validation = _part(limited, "validation", model) if classes and stated.split != "validation" else []
     tasks = () if stated.split in COMPARED else _tasks(dict.fromkeys(common), model)
     return EvaluationSet(stated.name, stated.split or "", found, train, validation, labelled, tasks)
+
+
+def _titled(sets: "list[EvaluationSet]") -> "list[EvaluationSet]":
+    """The sets, those of equal names called after their splits too."""
+    names = Counter(s.name for s in sets)
+    return [replace(s, title=f"{s.name}:{s.split}") if names[s.name] > 1 and s.split else s for s in sets]
 
 
 def _read(source: Any, model: "Model") -> list[Any]:

@@ -24,6 +24,8 @@ class EvaluationSet:
     """Field of the labels (or "text") that holds the class; empty: found by what a judge knows."""
     tasks: tuple[str, ...] = ()
     """Tasks whose likelihood is measured."""
+    title: str = ""
+    """What its sections are called after; empty: the name, which also finds its judge."""
 
     def __post_init__(self):
         if not self.items:
@@ -73,7 +75,7 @@ class Section(ABC):
 
     @property
     def name(self) -> str:
-        return f"{self.data.name}: {self.what}"
+        return f"{self.data.title or self.data.name}: {self.what}"
 
     @property
     def split(self) -> str:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import re
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
@@ -146,6 +147,8 @@ def sections(
 ) -> list[Section]:
     """Every section that the sets, judges and the model's modalities (those of `tokenizers`) allow."""
     found = [s for one in sets for s in _sections_of(one, judges, tokenizers, config)]
+    if repeated := [name for name, n in Counter(slug(s.name) for s in found).items() if n > 1]:
+        raise UsageError(f"two sets have a section {repeated[0]}: name their splits (SOURCE:SPLIT), or take one out")
     if not config.only:
         return found
     chosen = [s for s in found if any(fnmatchcase(s.name, pattern) for pattern in config.only)]
