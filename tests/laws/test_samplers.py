@@ -42,6 +42,18 @@ def test_one_token_a_step_is_exact(sampler):
     assert chisquare(observed, np.array(expected) * sum(observed) / sum(expected)).pvalue > 1e-3
 
 
+def test_blocks_begin_where_there_is_something_to_fill():
+    """Behind a prompt or in a hole no step is spent on what is given."""
+    word = TOY.support_WN[0, :-1].astype(np.int32)
+    # The last code and END.
+    hidden = np.arange(len(word) + 1) >= len(word) - 1
+    canvas = Composer(TOY.vocabulary, 8).compose([[Row((Segment("text", word, True, hidden=hidden),))]])
+    sampler = Blockwise(block=1, blocks=8, inner=RandomOrder(steps=1))
+    states = steps(Engine(TOY, TOY.vocabulary, {"text": Settings(sampler)}), canvas, 0)
+    left = [int((s.canvas.ids_BL == TOY.vocabulary.mask).sum()) for s in states]
+    assert left[:2] == [1, 0]
+
+
 def test_ancestral_sampling_converges_as_steps_grow():
     one, four, many = (total_variation(Ancestral(steps=n)) for n in (1, 4, 32))
     noise = 0.5 * np.sqrt(2 / np.pi) * np.sqrt(TOY.probability_W / 3000).sum()

@@ -51,6 +51,8 @@ class Progress:
     steps: int
     total_MB: Tensor
     """int64: tokens each row had to fill at the start, per modality."""
+    unit_BL: Tensor
+    """int64: number of each token's position, from the first that the row had to fill of its modality."""
 
 
 def to_fill(canvas: Canvas, vocabulary: Vocabulary) -> Bool[Tensor, "B L"]:
@@ -78,13 +80,23 @@ class Engine:
             if self.settings[m] is None:
                 raise UsageError(f"no sampling settings for modality {self.vocabulary.modalities[m].name!r}")
         canvas = self._with_lengths(canvas, seed, keys)
-        return Progress(canvas, 0, max(self._of(m).sampler.steps for m in present), self._totals(canvas))
+        steps = max(self._of(m).sampler.steps for m in present)
+        return Progress(canvas, 0, steps, self._totals(canvas), self._units(canvas))
 
     def _totals(self, canvas: Canvas) -> Int[Tensor, "M B"]:
         """Tokens to fill of each modality and row."""
         todo_BL = to_fill(canvas, self.vocabulary)
         modality_BL = self._lookup(self._modality, canvas)
         return torch.stack([(todo_BL & (modality_BL == m)).sum(1) for m in range(len(self.settings))])
+
+    def _units(self, canvas: Canvas) -> Int[Tensor, "B L"]:
+        unit_BL, modality_BL = units(canvas), self._lookup(self._modality, canvas)
+        todo_BL, last = to_fill(canvas, self.vocabulary), canvas.shape[1]
+        for m in range(len(self.settings)):
+            mine_BL = modality_BL == m
+            first_B = unit_BL.masked_fill(~(mine_BL & todo_BL), last).amin(1)
+            unit_BL = torch.where(mine_BL, unit_BL - first_B[:, None], unit_BL)
+        return unit_BL
 
     def _with_lengths(self, canvas: Canvas, seed: int, keys: Sequence[str | int]) -> Canvas:
         """Draw where each free span ends, before anything in it: END there and FILL behind it.
@@ -180,7 +192,7 @@ class Engine:
             if state.step + 1 >= settings.sampler.steps:
                 keep_BL |= mine_BL
                 continue
-            view = View(state.step, mine_BL, score_BL, noise_BL, level_BL, units(canvas), state.total_MB[m])
+            view = View(state.step, mine_BL, score_BL, noise_BL, level_BL, state.unit_BL, state.total_MB[m])
             keep_BL |= settings.sampler.reveal(view) & mine_BL
         return keep_BL
 

@@ -27,7 +27,7 @@ class View:
     level_BL: Int[Tensor, "B L"]
     """int64: codebook level."""
     unit_BL: Int[Tensor, "B L"]
-    """int64: number of the position's grid unit in its segment (token, frame, pixel)."""
+    """int64: number of the position's grid unit (token, frame, pixel) from the first that was to be filled."""
     total_B: Int[Tensor, " B"]
     """int64: how many tokens the row had to fill at the start."""
 

@@ -13,8 +13,9 @@ from trimask.diffusion.samplers.confidence import Confidence
 class Blockwise(Sampler):
     """Only the leftmost block that is not full may be revealed; `steps` are shared among the blocks.
 
-    `block` counts grid units (tokens, frames), `blocks` is how many of them the longest span has;
-    `inner` is the sampler within a block, its own `steps` being the steps spent on one block.
+    `block` counts grid units (tokens, frames) from the first that is to be filled: behind a prompt, or in a hole.
+    `blocks` is how many the longest span has; `inner` is the sampler within a block, its own `steps` being
+    the steps spent on one block.
     """
 
     block: int = 32
