@@ -40,19 +40,16 @@ def demo(
     too (--scratch). Interrupt it whenever you like: the same command goes on.
 
     \b
-    OUT/nano/            what the shipped model makes (where one ships)
+    OUT/nano/            what the shipped model makes
     OUT/model/           the run: curves, samples and checkpoints of the model trained here
     OUT/report.html      pictures, recordings and grades of that model
     """
     from rich.console import Console
 
-    from trimask.hub.bundle import CONFIG, MODELS
-
     console = Console()
     out = out or Path("runs/demo-scratch" if scratch else "runs/demo")
-    shipped = (MODELS / "nano" / CONFIG).is_file()
     stages: list[tuple[str, Callable[[], Any]]] = [
-        *([("The shipped model", lambda: look(out / "nano", console))] if shipped else []),
+        ("The shipped model", lambda: look(out / "nano", console)),
         ("Tokenizers", lambda: tokenizers(out, scratch, console)),
         ("Data: the built-in world", lambda: data(out, console)),
         (f"Training from scratch, {minutes:g} minutes", lambda: train(out, minutes)),
