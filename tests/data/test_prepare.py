@@ -240,7 +240,7 @@ def test_a_kill_during_the_merge_loses_nothing(tmp_path, long_text):
 
 def test_workers_of_a_killed_run_end_and_the_next_goes_on(tmp_path, long_text):
     out, partial = tmp_path / "out", tmp_path / "out.partial"
-    process = start(long_text, out, 2, 0.2)
+    process = start(long_text, out, 2, 0.05)
     assert kill_when(process, lambda: len(list(partial.glob("0*.npz"))) >= 4)
     assert gone(process.pid)
     result = run([long_text], out)
@@ -255,7 +255,7 @@ def test_a_folder_replacement_killed_half_way_is_put_back(tmp_path, mixed):
 
 def test_ctrl_c_stops_and_the_same_command_goes_on(tmp_path, long_text):
     out, partial = tmp_path / "out", tmp_path / "out.partial"
-    process = start(long_text, out, 2, 0.5)
+    process = start(long_text, out, 2, 0.05)
     while len(list(partial.glob("0*.npz"))) < 2:
         time.sleep(0.005)
     os.killpg(process.pid, signal.SIGINT)
