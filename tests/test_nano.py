@@ -62,7 +62,7 @@ def test_it_draws_and_describes_single_objects(nano: Model):
     captions = [str(i.parts["text"]) for i in items]
     assert len(captions) == 8
     drawn = nano.images(captions, seed=0)
-    # 85 % and more on 1,000: five of eight leave room for another processor's rounding.
+    # 83 % in docs/nano.md: five of eight leave room for another processor's rounding.
     assert sum(grade(p, c).all_correct for p, c in zip(drawn, captions, strict=True)) >= 5
     said = nano.captions([np.asarray(i.parts["image"]) for i in items], seed=0)
     assert sum(a == b for a, b in zip(said, captions, strict=True)) >= 4

@@ -144,15 +144,13 @@ def _read(source: Any, model: "Model") -> list[Any]:
 def _decoded(row: "TokenItem", source: Any, model: "Model") -> "Item":
     """What the codes of a row that is tokenised already stand for, by the model's tokenizers."""
     from trimask.core.item import Item
-    from trimask.core.modality import KINDS
     from trimask.data.chunks import misfit
 
-    for kind, codes in row.parts.items():
-        if kind not in model.vocabulary.kinds:
-            raise UsageError(f"{source}, {row.key}: the model has no {kind}; leave it out with ?kinds=")
-        if reason := misfit(kind, codes, model.bundle.tokenizers[KINDS[kind]].modality):
+    known = {k: v for k, v in row.parts.items() if k in model.vocabulary.kinds}
+    for kind, codes in known.items():
+        if reason := misfit(kind, codes, model.layout.tokenizer(kind).modality):
             raise DataError(f"{source}, {row.key}: {reason}; were these rows made by the model's tokenizers?")
-    return Item(row.key, {k: model.layout.decode(k, [v])[0] for k, v in row.parts.items()}, row.labels)
+    return Item(row.key, {k: model.layout.decode(k, [v])[0] for k, v in known.items()}, row.labels)
 
 
 def _part(source: Any, split: str, model: "Model") -> list[Any]:
