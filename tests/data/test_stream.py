@@ -181,7 +181,7 @@ def test_tasks_and_conditions_come_in_their_shares(sets):
 
 
 def test_the_voice_is_given_when_sound_is_asked_for(sets):
-    stream = Stream(config(sets, "speech"), VOCABULARY)
+    stream = Stream(config(sets, "speech", conditions=Conditions(unnamed=0.0)), VOCABULARY)
     for batch, _ in zip(stream, range(10), strict=False):
         spans = batch.masked.canvas.spans
         for s in spans:
@@ -219,7 +219,7 @@ def test_anti_masking_shows_each_item_twice(sets):
 
 def test_any_makes_every_set_of_parts_a_target_but_the_voice(sets):
     source = SourceConfig(path=sets["all"], tasks=("any",))
-    clean = Conditions(clean=1.0, joint=0.0, null=0.0)
+    clean = Conditions(clean=1.0, joint=0.0, null=0.0, unnamed=0.0)
     stream = Stream(StreamConfig(sources=(source,), rows=4, slots=64, tokens=96, conditions=clean), VOCABULARY)
     seen: dict[tuple, dict[str, bool]] = {}
     for batch, _ in zip(stream, range(60), strict=False):

@@ -18,7 +18,7 @@ VOCABULARY = Vocabulary(
         Modality(name="audio", grid="frames", codes=10, levels=2, stack=True, buckets=(16, 24)),
     )
 )
-CLEAN = Conditions(clean=1.0, joint=0.0, null=0.0)
+CLEAN = Conditions(clean=1.0, joint=0.0, null=0.0, unnamed=0.0)
 
 
 def item(text: int = 5, speech: int = 6) -> dict[str, np.ndarray]:
@@ -64,8 +64,14 @@ def test_shares_of_the_default_are_those_that_are_documented():
 def test_a_condition_decides_what_is_given_hidden_and_to_be_filled():
     for kinds, conditions in (
         ({"voice": "given", "text": "given", "speech": "target"}, CLEAN),
-        ({"voice": "given", "text": "target", "speech": "target"}, Conditions(clean=0.0, joint=1.0, null=0.0)),
-        ({"voice": "hidden", "text": "hidden", "speech": "target"}, Conditions(clean=0.0, joint=0.0, null=1.0)),
+        (
+            {"voice": "given", "text": "target", "speech": "target"},
+            Conditions(clean=0.0, joint=1.0, null=0.0, unnamed=0.0),
+        ),
+        (
+            {"voice": "hidden", "text": "hidden", "speech": "target"},
+            Conditions(clean=0.0, joint=0.0, null=1.0, unnamed=0.0),
+        ),
     ):
         for segments in draws("text>speech", conditions, 20):
             found = {k: "target" if s.target else "hidden" if s.hidden else "given" for k, s in segments.items()}
@@ -73,6 +79,24 @@ def test_a_condition_decides_what_is_given_hidden_and_to_be_filled():
     # A task without a condition has none to withhold.
     for segments in draws("text", Conditions(clean=0.0, joint=0.0, null=1.0), 20):
         assert [(s.kind, s.target, s.hidden) for s in segments.values()] == [("text", True, None)]
+
+
+def test_the_voice_is_left_out_in_its_share_of_spoken_draws_whatever_the_other_conditions():
+    """Else a model that is told no voice has a canvas before it that it has never seen."""
+    table = []
+    for conditions in (
+        {"clean": 1.0, "joint": 0.0, "null": 0.0},
+        {"clean": 0.0, "joint": 1.0, "null": 0.0},
+        {"clean": 0.0, "joint": 0.0, "null": 1.0},
+    ):
+        named = sum("voice" in s for s in draws("text>speech", Conditions(**conditions, unnamed=0.25), 2000))
+        table.append([named, 2000 - named])
+        assert chisquare(table[-1], [1500, 500]).pvalue > 1e-3
+    # A task that names the voice has it, joint conditions or not.
+    assert all(s["voice"].target for s in draws("text>voice", Conditions(unnamed=1.0), 40))
+    assert all("voice" in s for s in draws("voice+text>speech", Conditions(unnamed=1.0), 40))
+    with pytest.raises(UsageError, match="between 0 and 1"):
+        Conditions(unnamed=1.5)
 
 
 def test_shares_add_up_to_one():

@@ -42,7 +42,7 @@ def test_one_batch_of_each_task_is_learned_and_reproduced(tmp_path):
 TEXT, IMAGE, AUDIO = toy_run.VOCABULARY.modalities
 STACKED = chz.replace(toy_run.VOCABULARY, modalities=(TEXT, IMAGE, chz.replace(AUDIO, stack=True)))
 PAIR = "text>image+speech"
-CLEAN = Conditions(clean=1.0, joint=0.0, null=0.0)
+CLEAN = Conditions(clean=1.0, joint=0.0, null=0.0, unnamed=0.0)
 """No condition is withheld or masked: which item of the batch a row is could then not be told."""
 
 

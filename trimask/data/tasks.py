@@ -45,16 +45,23 @@ class Task:
 
 @chz.chz
 class Conditions:
-    """How often a condition is clean, masked together with the target, or withheld whole."""
+    """How often a condition is clean, masked together with the target, or withheld whole.
+
+    `unnamed` is the share of draws whose voice is left out, whatever becomes of the other
+    conditions, unless the task names it: a model that is told no voice then chooses one.
+    """
 
     clean: float = 0.8
     joint: float = 0.1
     null: float = 0.1
+    unnamed: float = 0.1
 
     @chz.validate
     def _check(self):
         if min(self.clean, self.joint, self.null) < 0 or abs(self.clean + self.joint + self.null - 1) > 1e-6:
             raise UsageError("conditions: clean, joint and null must be shares that add up to 1")
+        if not 0 <= self.unnamed <= 1:
+            raise UsageError(f"conditions: unnamed is a share between 0 and 1, not {self.unnamed}")
 
 
 def feasible(names: Sequence[str], parts: Mapping[str, object]) -> list[str]:
@@ -107,11 +114,13 @@ def draw_row(
 ) -> tuple[Segment, ...]:
     """One training draw of an item: its task, its condition mode and the spans of its targets."""
     task = resolve(name, parts, rng)
+    if VOICE not in (*task.given, *task.target) and rng.random() < conditions.unnamed:
+        parts = {k: codes for k, codes in parts.items() if k != VOICE}
     mode = rng.random()
     if not task.given or mode < conditions.clean:
         return lay(task, parts, _spans(task, parts, vocabulary, rng))
     if mode < conditions.clean + conditions.joint:
-        both = Task((), tuple(k for k in (*task.given, *task.target) if k != VOICE))
+        both = Task((), (*(k for k in task.given if k != VOICE), *task.target))
         return lay(both, parts, _spans(both, parts, vocabulary, rng))
     segments = lay(task, parts, _spans(task, parts, vocabulary, rng))
     return tuple(s if s.target else Segment(s.kind, s.codes, hidden=True) for s in segments)

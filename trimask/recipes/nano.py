@@ -100,7 +100,7 @@ def run(
     """A run of nano's shape on the sets of `recipes.sets` named in `weights`."""
     folders = tuple(str(tokenizers / part) for part in ("text", "image", "audio"))
     # The headline is the bound under clean conditions; training mixes them.
-    clean = Conditions(clean=1.0, joint=0.0, null=0.0)
+    clean = Conditions(clean=1.0, joint=0.0, null=0.0, unnamed=0.0)
     held_out = chz.replace(stream(sets / "validation", weights, tasks, seed=1), conditions=clean)
     validation = Validation(data=held_out, batches=6, every=1000)
     rows: dict[str, Any] = {}
