@@ -74,6 +74,8 @@ def test_a_recipe_may_return_a_finished_configuration(recipe):
     "override, message",
     [
         ("modle.depth=3", r"'modle.depth'.*Did you mean 'model.depth'"),
+        ("modle.depth=3", r"; there are: run, model, data, budget, [\w, ]+$"),
+        ("model.vocabulary.rows.text.colour=3", r"; below model\.vocabulary\.rows\.text there are: [\w.]*schedule"),
         ("model.depth=deep", r"'deep'.*model\.depth"),
         ("model.depth", r"'model.depth'.*key=value"),
         ("model.width=33", r"model\.width=33 is not a multiple"),

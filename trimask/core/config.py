@@ -36,8 +36,21 @@ def configure(blueprint: "chz.Blueprint[T]", settings: Sequence[str], what: str)
     except (ConstructionException, ExtraneousBlueprintArg, InvalidBlueprintArg, MissingBlueprintArg, ValueError) as e:
         # On one line, and without chz's advice to append --help, which is not our way.
         reason = " ".join(str(e).partition("\nAppend --help")[0].split())
-        known = f"; there are: {', '.join(keys(blueprint))}" if isinstance(e, ExtraneousBlueprintArg) else ""
-        raise UsageError(f"{what}: {reason}{known}") from None
+        raise UsageError(f"{what}: {reason}{_beside(e, blueprint)}") from None
+
+
+def _beside(error: Exception, blueprint: "chz.Blueprint[Any]") -> str:
+    """The keys that stand where an unknown one was put."""
+    unknown = re.search(r"'([\w.]+)'", str(error))
+    if not isinstance(error, ExtraneousBlueprintArg) or unknown is None:
+        return ""
+    known, above = keys(blueprint), unknown[1]
+    while above not in known and above:
+        above = above.rpartition(".")[0]
+    begins = f"{above}." if above else ""
+    beside = [k for k in known if k.startswith(begins) and "." not in k.removeprefix(begins)]
+    where = f"below {above} there are" if above else "there are"
+    return f"; {where}: {', '.join(beside)}" if beside else ""
 
 
 def keys(blueprint: "chz.Blueprint[Any]") -> list[str]:
