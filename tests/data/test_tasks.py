@@ -83,15 +83,13 @@ def test_a_condition_decides_what_is_given_hidden_and_to_be_filled():
 
 def test_the_voice_is_left_out_in_its_share_of_spoken_draws_whatever_the_other_conditions():
     """Else a model that is told no voice has a canvas before it that it has never seen."""
-    table = []
     for conditions in (
         {"clean": 1.0, "joint": 0.0, "null": 0.0},
         {"clean": 0.0, "joint": 1.0, "null": 0.0},
         {"clean": 0.0, "joint": 0.0, "null": 1.0},
     ):
         named = sum("voice" in s for s in draws("text>speech", Conditions(**conditions, unnamed=0.25), 2000))
-        table.append([named, 2000 - named])
-        assert chisquare(table[-1], [1500, 500]).pvalue > 1e-3
+        assert chisquare([named, 2000 - named], [1500, 500]).pvalue > 1e-3
     # A task that names the voice has it, joint conditions or not.
     assert all(s["voice"].target for s in draws("text>voice", Conditions(unnamed=1.0), 40))
     assert all("voice" in s for s in draws("voice+text>speech", Conditions(unnamed=1.0), 40))
