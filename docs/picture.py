@@ -16,7 +16,7 @@ from matplotlib import pyplot as plt
 
 TARGET = Path(__file__).parent / "nano.png"
 SCENES = [str(i.parts["text"]) for i in World(kind="scenes", split="test", count=6)]
-"""The first of the test split: combinations that no training caption has."""
+"""The first of the test split, not picked: combinations that no training caption has."""
 SMALL = ("the digit seven", "the digit three", "the digit eight", "a sneaker", "a dress", "a bag")
 """As in mnist and fashion-mnist, whose pictures have 28×28 pixels."""
 

@@ -17,6 +17,7 @@ from tests.hub import tiny
 from trimask.core.errors import UsageError
 from trimask.core.item import Item
 from trimask.data.world.source import World
+from trimask.evaluation.audio import speech_of, voice_table
 from trimask.evaluation.fitting import Fit
 from trimask.evaluation.judges import train_judge
 from trimask.evaluation.recognizer import RecognizerSettings, train_recognizer
@@ -134,6 +135,17 @@ def test_speech_stands_beside_what_the_codec_leaves_of_it(heard: Path, spoken: E
     assert found["requested voice is the nearest, real speech"]["value"] >= 0.75
     assert found["word error rate, generated speech"]["n"] == CONFIG.speech
     assert json.loads((heard / "results.json").read_text())["judges"] == ears.fingerprints
+
+
+def test_one_voice_alone_is_not_said_to_be_the_nearest(spoken: EvaluationSet, ears: Judges):
+    assert isinstance(ears.speaker, Speaker)
+    for voices, expected in (({"low"}, {"own"}), ({"low", "high"}, {"own", "other", "nearest"})):
+        items = [i for i in spoken.train if i.parts["voice"] in voices]
+        asked = [str(i.parts["voice"]) for i in items]
+        rows = voice_table(ears.speaker, items, {"real speech": [speech_of(i) for i in items]}, asked)
+        labels = {"own": "likeness to the requested", "other": "likeness to the other", "nearest": "is the nearest"}
+        assert {k for k, label in labels.items() if any(label in r.metric for r in rows)} == expected
+        assert all(r.n for r in rows)
 
 
 def test_the_report_plays_recordings_and_shows_their_spectrograms(heard: Path):

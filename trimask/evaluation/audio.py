@@ -1,6 +1,6 @@
 """Sections about sound: what is said is heard by a recognizer or a judge, and whose voice it is."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from trimask.core.errors import UsageError
@@ -130,7 +130,8 @@ def voice_table(
 ) -> list[Result]:
     """Likeness of the clips of every source to the requested voice, voices known by clips of `known`.
 
-    Requests for a voice without a real clip in `known` are left out, and counted in the note.
+    Requests for a voice without a real clip in `known` are left out, and counted in the note. Where one voice is
+    asked for, there is none to compare with.
     """
     clips: dict[str, list[Audio]] = {}
     for item in known:
@@ -147,7 +148,8 @@ def voice_table(
             found[name] = speaker.likeness([c for c, _ in used], [v for _, v in used], enrolled)
     left_out = sum(v not in enrolled for v in voices)
     note = f"{len(wanted)} voices known by up to {ENROLLED} real clips" + (f", {left_out} left out" if left_out else "")
-    return _voice_rows(found, note)
+    # Of a single voice there is no other to be nearer to.
+    return _voice_rows(found, _LIKENESS if len(wanted) > 1 else ("own",), note)
 
 
 _LIKENESS = {
@@ -157,15 +159,15 @@ _LIKENESS = {
 }
 
 
-def _voice_rows(found: Mapping[str, Likeness], note: str) -> list[Result]:
+def _voice_rows(found: Mapping[str, Likeness], fields: Iterable[str], note: str) -> list[Result]:
     best = "reconstructions" if "reconstructions" in found else "real speech"
     out = []
-    for field, label in _LIKENESS.items():
+    for field in fields:
         for name, likeness in found.items():
             own = name == "generated speech" and best in found
             reference = getattr(found[best], field).value if own else None
             rate = getattr(likeness, field)
-            out.append(row(f"{label}, {name}", rate, reference, best if own else "", note))
+            out.append(row(f"{_LIKENESS[field]}, {name}", rate, reference, best if own else "", note))
     return out
 
 

@@ -68,4 +68,4 @@ class Speaker:
 def _mean(values: np.ndarray) -> Rate:
     numbers = np.asarray(values, float)
     error = numbers.std(ddof=1) / np.sqrt(len(numbers)) if len(numbers) > 1 else float("nan")
-    return Rate(float(numbers.mean()), float(error), len(numbers))
+    return Rate(float(numbers.mean()) if len(numbers) else float("nan"), float(error), len(numbers))
