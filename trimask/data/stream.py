@@ -111,6 +111,7 @@ class Pieces:
         self.composer = Composer(vocabulary, config.slots, config.tokens)
         self.text_piece = config.slots - ITEM_OVERHEAD - 1
         self.left_out = self.curtailed = self.taskless = 0
+        self._by_shapes: dict[frozenset[tuple[str, tuple[int, ...]]], tuple[list[str], list[str]]] = {}
         self._check_tasks()
         self.index = [(i, j) for i in range(len(self.shard)) for j in range(self._pieces(self.shard.shape(i)))]
         if not self.index:
@@ -140,7 +141,7 @@ class Pieces:
         order, view = divmod(position, 2 if self.config.anti_masking else 1)
         draw = Draw(self.name, order // len(self), order, view)
         rng = generator("task", self.config.seed, draw.stream, draw.epoch, draw.order, name)
-        options = self._options({k: v.shape for k, v in parts.items()})
+        _, options = self._options({k: v.shape for k, v in parts.items()})
         weight = np.array([self.weights[n] for n in options])
         chosen = options[rng.choice(len(options), p=weight / weight.sum())]
         segments = draw_row(chosen, parts, self.vocabulary, self.config.conditions, rng)
@@ -178,15 +179,19 @@ class Pieces:
     def _pieces(self, shapes: Shapes) -> int:
         if self._is_long_text(shapes) and "text" in self.weights:
             return -(-shapes["text"][0] // self.text_piece)
-        fitting, possible = self._options(shapes), feasible(list(self.weights), shapes)
+        possible, fitting = self._options(shapes)
         self.taskless += not possible
         self.left_out += bool(possible) and not fitting
         self.curtailed += 0 < len(fitting) < len(possible)
         return int(bool(fitting))
 
-    def _options(self, shapes: Shapes) -> list[str]:
-        """The tasks that the item allows and that fit a row."""
-        return [n for n in feasible(list(self.weights), shapes) if self._fits(n, shapes)]
+    def _options(self, shapes: Shapes) -> tuple[list[str], list[str]]:
+        """The tasks that the item allows, and those of them that fit a row; many items have the same shapes."""
+        known = frozenset(shapes.items())
+        if known not in self._by_shapes:
+            possible = feasible(list(self.weights), shapes)
+            self._by_shapes[known] = possible, [n for n in possible if self._fits(n, shapes)]
+        return self._by_shapes[known]
 
     def _fits(self, name: str, shapes: Shapes) -> bool:
         kinds = set(shapes) if name == ANY else needs(name) | ({VOICE} & set(shapes))
