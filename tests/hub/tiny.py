@@ -41,7 +41,8 @@ def network(of: dict[str, Tokenizer], stack: bool = False) -> Transformer:
     rows["audio"] = chz.replace(rows["audio"], stack=stack)
     vocabulary = Vocabulary(modalities=modality_table(rows))
     # Large weights, so that a random model has opinions and nothing is decided by rounding.
-    return Transformer(ModelConfig(vocabulary=vocabulary, depth=2, width=32, head_dim=16, init_std=0.5), seed=1)
+    config = ModelConfig(vocabulary=vocabulary, depth=2, width=32, head_dim=16, base_width=32, head_std=0.5)
+    return Transformer(config, seed=1)
 
 
 def save(folder: Path) -> Path:

@@ -43,7 +43,7 @@ def vocabulary(layout: str = "plain", positions="axial") -> Vocabulary:
 
 
 def model(v: Vocabulary) -> Transformer:
-    config = ModelConfig(vocabulary=v, depth=2, width=32, head_dim=8, base_depth=2, init_std=0.5)
+    config = ModelConfig(vocabulary=v, depth=2, width=32, head_dim=8, base_depth=2, base_width=32, head_std=0.5)
     return timed(Transformer(config, seed=1).eval())
 
 

@@ -24,6 +24,7 @@ from trimask.hub.bundle import load_bundle, save_bundle
 from trimask.model.config import ModelConfig
 from trimask.model.transformer import Transformer
 from trimask.optim.optimizer import OptimizerConfig
+from trimask.optim.parametrization import COMPLETEP
 from trimask.tokenizers.text import TextTokenizer
 from trimask.train import checkpoint, device, record, validation
 from trimask.train.config import Budget, Validation
@@ -73,12 +74,12 @@ def test_rows_of_metrics(tmp_path):
     assert second["tokens"] == 2 * first["tokens"] == 10 * 4 * 23
     assert set(first["losses"]) == {"text", "image", "audio"}
     assert all(len(levels) == 8 for levels in first["cross_entropy"].values())
-    groups = {"total", "embedding", "attention", "mlp", "head", "gain"}
+    groups = set(COMPLETEP) - {"level"} | {"total"}
     assert set(first["gradient_norms"]) == groups and all(v > 0 for v in first["gradient_norms"].values())
     assert 0 < first["matmul_share"] < 1 and first["flops_per_second"] > 0 and first["epochs"]["toy"] == 0.04
     # Learning rate of step 10: the middle of the last tenth of a cosine that began at 5 %.
     expected = 2**-7 * 0.5 * (1 + math.cos(math.pi * 0.9 / 0.95))
-    assert second["rate"] == pytest.approx(expected)
+    assert second["rates"]["head"] == second["rates"]["mlp_in"] == 2**-7 * second["factor"] == pytest.approx(expected)
     environment = record.read_json(tmp_path / "run" / "environment.json")
     assert {"source", "packages", "threads", "compute", "command"} <= set(environment)
 
@@ -91,8 +92,9 @@ def test_a_row_sums_up_its_steps():
     for n in range(4):
         batch = source.batch(n)
         outcome = evaluate(model, batch.masked)
-        window.add(batch, outcome, {"total": 2.0}, 1.0)
         rows.append(float(outcome.loss.detach()))
+        window.add(batch, outcome)
+        window.add_step(rows[-1], {"total": 2.0}, 1.0)
         for t in outcome.terms:
             m = toy_run.VOCABULARY.alphabets[t.alphabet].modality
             for c, w, r in zip(t.ce_N.tolist(), t.weight_N.tolist(), t.rate_N.tolist(), strict=True):
@@ -248,7 +250,7 @@ def test_budgets(tmp_path, budget, steps):
     rows = record.read_metrics(tmp_path / "run")
     assert rows[-1]["progress"] >= 1 > rows[-2]["progress"]
     if budget.minutes:
-        assert [r["rate"] / 2**-7 for r in rows] == [
+        assert [r["factor"] for r in rows] == [
             pytest.approx(config.schedule.factor((r["seconds"] - 1) / 15), abs=0.2) for r in rows
         ]
 
@@ -306,7 +308,7 @@ def test_init_starts_from_the_weights_of_another_run(tmp_path):
 def test_init_refuses_weights_that_would_compute_something_else(tmp_path):
     turned = chz.replace(toy_run.config("x").model, rope_base=50.0)
     save_bundle(tmp_path / "turned", Transformer(turned), {})
-    with pytest.raises(ArtifactError, match=r"model\.rope_base=50\.0, this run has 1000"):
+    with pytest.raises(ArtifactError, match=r"rope base 50\.0, this run has 1000.*model\.rope_base=50\.0"):
         toy_run.run(tmp_path / "run", 2, init=str(tmp_path / "turned"))
 
 

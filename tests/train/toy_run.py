@@ -101,7 +101,7 @@ MUON = OptimizerConfig(rate=2**-7, matrices="muon")
 def config(run: Path | str, steps: int = 40, **changes) -> TrainConfig:
     base = TrainConfig(
         run=str(run),
-        model=ModelConfig(vocabulary=VOCABULARY, depth=2, width=32, head_dim=16, base_depth=2),
+        model=ModelConfig(vocabulary=VOCABULARY, depth=2, width=32, head_dim=16, base_depth=2, base_width=32),
         data=StreamConfig(sources=(SourceConfig(path="toy"),), rows=4, slots=SLOTS),
         budget=Budget(steps=steps),
         optimizer=OptimizerConfig(rate=2**-7),

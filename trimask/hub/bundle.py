@@ -100,7 +100,7 @@ def write_bundle(
     config = {
         "format": FORMAT,
         "version": trimask.__version__,
-        "model": to_json(model.config),
+        "model": {**to_json(model.config), "width": model.config.width},
         "tokenizers": {k: t.fingerprint for k, t in tokenizers.items()},
         "train": dict(extra or {}),
         "files": {p.relative_to(folder).as_posix(): sha256(p) for p in _files(folder)},

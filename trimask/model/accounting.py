@@ -41,7 +41,7 @@ def parameters(config: ModelConfig) -> Parameters:
     return Parameters(
         embedding=d * (v.size + digits + 1 + len(v.kinds) + 1 + len(v.alphabets) + d * len(_placed(config))),
         body=config.depth * block,
-        head=d * (v.size + digits) + d + sum(d * d for _ in _stacked(config)),
+        head=(0 if config.tied else d * (v.size + digits)) + d + sum(d * d for _ in _stacked(config)),
     )
 
 

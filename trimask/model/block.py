@@ -92,16 +92,16 @@ class GatedMLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm block; both branches are multiplied by `ModelConfig.branch_scale`."""
+    """Pre-norm block; both branches are multiplied by `ModelConfig.branch_scales`."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.scale = config.branch_scale
+        self.attention_scale, self.mlp_scale = config.branch_scales
         self.attention_norm = RMSNorm(config.width)
         self.attention = Attention(config)
         self.mlp_norm = RMSNorm(config.width)
         self.mlp = GatedMLP(config)
 
     def forward(self, x_BPD: Tensor, rope: tuple[Tensor, Tensor], mask_B1PP: Tensor) -> Tensor:
-        x_BPD = x_BPD + self.scale * self.attention(self.attention_norm(x_BPD), rope, mask_B1PP)
-        return x_BPD + self.scale * self.mlp(self.mlp_norm(x_BPD))
+        x_BPD = x_BPD + self.attention_scale * self.attention(self.attention_norm(x_BPD), rope, mask_B1PP)
+        return x_BPD + self.mlp_scale * self.mlp(self.mlp_norm(x_BPD))

@@ -141,7 +141,7 @@ def slots(canvas: Canvas) -> Tensor:
 
 
 class Head(nn.Module):
-    """Untied output weights, applied to the queried positions and to their alphabet's ids only.
+    """Output weights, applied to the queried positions and to their alphabet's ids only.
 
     Where levels are stacked, or the codes of a patch, one hidden vector predicts several codes: each level or
     place then has a linear map of its own before the shared output weights.
@@ -152,7 +152,8 @@ class Head(nn.Module):
         v = config.vocabulary
         self.vocabulary: Vocabulary = v
         self.norm = RMSNorm(config.width)
-        self.table = IdTable(v, config.width)
+        self.scale = config.logit_scale
+        self.table = None if config.tied else IdTable(v, config.width)
         self.level = nn.ModuleDict(
             {
                 str(a): Linear(config.width, config.width)
@@ -165,18 +166,26 @@ class Head(nn.Module):
         x_ND = self.norm(x_ND)
         return x_ND + self.level[str(alphabet)](x_ND) if str(alphabet) in self.level else x_ND
 
-    def forward(self, x_ND: Sequence[Tensor], alphabets: Sequence[int], joint: bool = False) -> list[Tensor]:
+    def forward(
+        self, x_ND: Sequence[Tensor], alphabets: Sequence[int], joint: bool = False, tied: IdTable | None = None
+    ) -> list[Tensor]:
         """Logits in fp32 of the positions of each alphabet: (N, A), column j belonging to `ids[j]`.
 
-        With `joint` (N, V) over the whole joint vocabulary, for comparison.
+        With `joint` (N, V) over the whole joint vocabulary, for comparison. `tied` is the table of the embeddings,
+        for a head without weights of its own.
         """
-        pieces = self.table.pieces()
+        table = self.table or tied
+        assert table is not None
+        pieces = table.pieces()
         whole = [torch.cat([*pieces.values()])] * len(alphabets) if joint else None
         tables = whole or [self._scored(pieces, a) for a in alphabets]
         return [
-            F.linear(self.hidden(x, a), table.to(x.dtype)).float()
+            self._scaled(F.linear(self.hidden(x, a), table.to(x.dtype)).float())
             for x, a, table in zip(x_ND, alphabets, tables, strict=True)
         ]
+
+    def _scaled(self, logits_NA: Tensor) -> Tensor:
+        return logits_NA if self.scale == 1.0 else self.scale * logits_NA
 
     def _scored(self, pieces: dict[int, Tensor], alphabet: int) -> Tensor:
         """Rows of the codes of an alphabet, of END and of FILL."""
@@ -221,7 +230,8 @@ class Transformer(nn.Module):
         """Logits in fp32 of each query: (N, A) over its alphabet, or (N, V) with `joint`."""
         x_BPD = self.hidden(canvas).flatten(0, 1)
         slot = slots(canvas)
-        return self.head([x_BPD[slot[q.index_N]] for q in queries], [q.alphabet for q in queries], joint)
+        asked = [x_BPD[slot[q.index_N]] for q in queries]
+        return self.head(asked, [q.alphabet for q in queries], joint, self.embedding.token)
 
     def compiled(self) -> "Transformer":
         """Compile the blocks (static shapes); embedding and head stay eager."""
@@ -244,20 +254,25 @@ def initialise(model: Transformer, seed: int) -> None:
 
     | tensor | distribution |
     | --- | --- |
-    | embeddings of tokens, digits, kinds and alphabets; head | N(0, init_std^2) |
+    | embeddings of tokens, digits, kinds and alphabets | N(0, embedding_std^2) |
+    | output weights | N(0, (head_std / m_N)^2) |
     | matrices of a block, maps of places and levels | N(0, 1/(4 fan_in)) |
     | norm gains | 1 |
+
+    `optim.parametrization` has the same as factors of the values at the base.
 
     Durations of timed codes start at the modality's pace; a run measures them on its data. A parameter that no
     rule covers is an error, so that none is forgotten.
     """
     generator = torch.Generator().manual_seed(seed)
-    std = model.config.init_std
+    config = model.config
     for name, p in model.named_parameters():
         if name.endswith("norm.weight"):
             p.fill_(1.0)
-        elif name.startswith(("embedding.", "head.table.")) and ".place." not in name:
-            p.normal_(0.0, std, generator=generator)
+        elif name.startswith("head.table."):
+            p.normal_(0.0, config.head_std / config.width_ratio, generator=generator)
+        elif name.startswith("embedding.") and ".place." not in name:
+            p.normal_(0.0, config.embedding_std, generator=generator)
         elif p.ndim == 2:
             p.normal_(0.0, 0.5 * p.shape[1] ** -0.5, generator=generator)
         else:

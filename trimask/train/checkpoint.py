@@ -31,6 +31,14 @@ from trimask.train.config import Checkpoints
 from trimask.train.state import TrainState
 
 TENSORS, VALUES = "training.safetensors", "training.json"
+FORWARD: Mapping[str, tuple[str, ...]] = {
+    "head_dim": ("head_dim",),
+    "rope_base": ("rope_base",),
+    "tied": ("tied",),
+    "branch_scales": ("base_depth", "alpha", "attention_branch", "mlp_branch", "parametrization"),
+    "logit_scale": ("base_width", "head_std", "embedding_std", "parametrization"),
+}
+"""What a model computes from its weights besides their shapes -> the settings that decide it."""
 FORMAT = 1
 
 
@@ -158,12 +166,13 @@ def initial_weights(name: str, state: TrainState, tokenizers: Mapping[str, Token
                 f"{tokenizer.fingerprint[:12]}. Prepare the data with {folder / 'tokenizers' / modality}, "
                 "or start from scratch"
             )
-    for field in ("head_dim", "rope_base", "base_depth", "alpha"):
+    for field, settings in FORWARD.items():
         ours, theirs = getattr(state.model.config, field), getattr(source.model.config, field)
         if ours != theirs:
+            write = " ".join(f"model.{s}={getattr(source.model.config, s)}" for s in settings)
             raise ArtifactError(
-                f"{folder} was trained with model.{field}={theirs}, this run has {ours}: the same weights would "
-                f"compute something else. Write model.{field}={theirs}, or start from scratch"
+                f"{folder} was trained with {field.replace('_', ' ')} {theirs}, this run has {ours}: the same weights "
+                f"would compute something else. Write {write}, or start from scratch"
             )
     state.inherited = source.manifests
     try:

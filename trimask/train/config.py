@@ -14,6 +14,7 @@ from trimask.data.stream import StreamConfig, modality_table
 from trimask.model.config import ModelConfig
 from trimask.optim.optimizer import OptimizerConfig
 from trimask.optim.schedules import Cosine, Schedule
+from trimask.optim.sde import BasePoint
 from trimask.tokenizers import artifact
 from trimask.train.hooks import Hook
 
@@ -57,6 +58,13 @@ class Budget:
 
 
 @chz.chz
+class PhysicalBatch:
+    """What one step of the optimizer takes. How it is split into passes and over devices changes nothing else."""
+
+    rows: int | None = chz.field(default=None, doc="rows of a step, in passes of data.rows; by default one pass")
+
+
+@chz.chz
 class Validation:
     """Bounds on held-out data, always on the same batches with the same masks."""
 
@@ -96,7 +104,11 @@ class TrainConfig:
     data: StreamConfig
     budget: Budget
     tokenizers: tuple[str, ...] = chz.field(default=(), doc="folders of the tokenizers that made the data")
+    batch: PhysicalBatch = chz.field(default_factory=PhysicalBatch)
     optimizer: OptimizerConfig = chz.field(default_factory=OptimizerConfig)
+    bases: tuple[BasePoint, ...] = chz.field(
+        default=(), doc="where the settings were tuned, one for each schedule; empty: they are used as they stand"
+    )
     schedule: Schedule = chz.field(
         default_factory=Cosine, meta_factory=chz.factories.subclass(Schedule, default_cls=Cosine)
     )
@@ -118,6 +130,32 @@ class TrainConfig:
     def _check(self):
         if self.log_every < 1:
             raise UsageError(f"log_every={self.log_every} must be at least 1")
+        if self.rows < 1 or self.rows % self.data.rows:
+            raise UsageError(
+                f"batch.rows={self.rows} is not a multiple of data.rows={self.data.rows}, the rows of one pass; "
+                "change one of them"
+            )
+        if self.bases and self.base is None:
+            raise UsageError(
+                f"no base point is stored for the schedule {type(self.schedule).__name__}; there are: "
+                f"{', '.join(b.schedule for b in self.bases)}. Use one of these, measure another and add it to bases, "
+                "or write bases=() for settings that stand for this very batch and length"
+            )
+
+    @property
+    def rows(self) -> int:
+        """Rows of a step of the optimizer, the physical batch."""
+        return self.batch.rows if self.batch.rows is not None else self.data.rows
+
+    @property
+    def passes(self) -> int:
+        """Forward and backward passes of a step."""
+        return self.rows // self.data.rows
+
+    @property
+    def base(self) -> BasePoint | None:
+        """The base point of the run's schedule."""
+        return next((b for b in self.bases if b.schedule == type(self.schedule).__name__), None)
 
 
 FREE = ("run", "validation", "hooks", "checkpoints", "log_every", "on_existing", "init", "data.workers", "tokenizers")

@@ -33,6 +33,8 @@ class Compute:
     """FLOP/s of a large matrix product in `dtype` on `device`."""
     reasons: tuple[str, ...]
     """One sentence per choice, printed at the start."""
+    block_seconds: float | None = None
+    """Time of one block on a pass's batch, where the run's length is a time."""
 
 
 def seconds(work: Callable[[], Any], where: torch.device, repeats: int = 5, limit: float = 1.5) -> float:
@@ -73,7 +75,7 @@ def block_seconds(
     """Time of one block, forward and backward, on a batch of the given size."""
     module = Block(config).to(where)
     for p in module.parameters():
-        torch.nn.init.normal_(p, std=config.init_std)
+        torch.nn.init.normal_(p, std=0.02)
     block = torch.compile(module) if compiled else module
     x = torch.randn(rows, slots, config.width, device=where, dtype=dtype, requires_grad=True)
     coords = torch.arange(slots, device=where, dtype=torch.float32)[None, :, None].expand(rows, -1, 2)
@@ -92,10 +94,12 @@ def choose(
     rows: int,
     slots: int,
     expected_seconds: Callable[[float], float],
+    timed: bool = False,
 ) -> Compute:
     """Settle the wanted (device, dtype, compile) by measuring.
 
-    `expected_seconds` maps the time of a block to an estimate of the time of the whole run.
+    `expected_seconds` maps the time of a block to an estimate of the time of the whole run. With `timed` a block is
+    timed even where nothing is to be chosen.
     """
     where = device_of(wanted[0])
 
@@ -107,7 +111,8 @@ def choose(
     compiled, why_compile = _compile(wanted[2], functools.partial(measure, dtype), expected_seconds, where)
     rate = matmul_rate(where, DTYPES[dtype])
     speed = f"matrix products run at {si(rate, 'FLOP/s')} on {name(where)}"
-    return Compute(where.type, dtype, compiled, rate, (why_dtype, why_compile, speed))
+    block = measure(dtype, compiled) if timed else None
+    return Compute(where.type, dtype, compiled, rate, (why_dtype, why_compile, speed), block)
 
 
 def _dtype(wanted: str, measure: Callable[[str, bool], float]) -> tuple[str, str]:

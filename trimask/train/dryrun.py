@@ -12,7 +12,7 @@ from trimask.core.units import duration, si
 from trimask.model import accounting
 from trimask.model.accounting import Memory, Parameters
 from trimask.optim.schedules import Schedule
-from trimask.train import device
+from trimask.train import device, resolve
 from trimask.train.config import TrainConfig
 
 PLOT_WIDTH, PLOT_HEIGHT = 60, 8
@@ -28,6 +28,7 @@ class Plan:
     step_flops: int
     steps: int
     compute: device.Compute
+    resolved: resolve.Resolved
     block_share: float
     """Share of the matmul rate that a block reaches here, forward and backward."""
     step_seconds: float
@@ -45,7 +46,7 @@ def plan(config: TrainConfig) -> Plan:
     """Count what can be counted, measure a block and a matrix product, and estimate the rest."""
     model, rows, slots = config.model, config.data.rows, config.data.slots
     tokens = config.data.tokens or slots
-    flops = accounting.step_flops(model, rows, slots, accounting.assumed_queries(model, rows * tokens))
+    flops = config.passes * accounting.step_flops(model, rows, slots, accounting.assumed_queries(model, rows * tokens))
     where = device_of(config.device)
     block_flops = accounting.TRAIN_OVER_FORWARD * accounting.forward_flops(model, rows, slots, {}) / model.depth
 
@@ -53,7 +54,7 @@ def plan(config: TrainConfig) -> Plan:
         # The rest of the step is taken to run as well as a block does.
         return block_time * flops / block_flops
 
-    steps_for = _steps(config, rows * tokens)
+    steps_for = _steps(config, config.rows * tokens)
     wanted = (config.device, config.dtype, config.compile)
     compute = device.choose(wanted, model, rows, slots, lambda t: steps_for(seconds(t)) * seconds(t))
     dtype = DTYPES[compute.dtype]
@@ -61,10 +62,11 @@ def plan(config: TrainConfig) -> Plan:
     return Plan(
         accounting.parameters(model),
         accounting.memory(model, rows, slots, tokens, dtype, average=config.ema > 0),
-        rows * tokens,
+        config.rows * tokens,
         flops,
         steps_for(seconds(block_time)),
         compute,
+        resolve.resolve(config, block_time),
         block_flops / block_time / compute.matmul_rate,
         seconds(block_time),
     )
@@ -105,7 +107,7 @@ def describe(config: TrainConfig, made: Plan) -> str:
             *settings,
             "",
             f"parameters   {si(p.total)}: embedding {si(p.embedding)}, body {si(p.body)}, head {si(p.head)}",
-            f"batch        {config.data.rows} rows, at most {si(made.tokens_per_step)} tokens; "
+            f"step         {config.rows} rows, at most {si(made.tokens_per_step)} tokens; "
             f"{accounting.MASKED_SHARE:.0%} of the targets masked",
             f"FLOPs        {si(made.flops_per_token)} per token, {si(made.step_flops)} per step, "
             f"{si(made.steps * made.step_flops)} in all (forward and backward)",
@@ -114,8 +116,12 @@ def describe(config: TrainConfig, made: Plan) -> str:
             *(f"compute      {reason}" for reason in c.reasons),
             f"time         about {duration(made.seconds)}: {made.steps} steps of {made.step_seconds:.3g} s, at "
             f"{made.block_share:.0%} of the matmul rate (measured on one block), data and validation not counted",
-            "learning rate",
-            plot(config.schedule, config.optimizer.rate),
+            "",
+            "derived settings",
+            *resolve.describe(made.resolved),
+            "",
+            "learning rate at the base",
+            plot(config.schedule, made.resolved.optimizer.rate),
         ]
     )
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from trimask.model.timing import Timing
 from trimask.model.transformer import Transformer
 from trimask.optim import gradients
 from trimask.optim.average import Average
-from trimask.optim.optimizer import Optimizer, groups
+from trimask.optim.optimizer import Optimizer
+from trimask.optim.parametrization import groups
 from trimask.tokenizers import artifact
 from trimask.tokenizers.contract import Tokenizer
 from trimask.train import checkpoint, device, record, validation
@@ -29,14 +31,13 @@ from trimask.train.config import TrainConfig
 from trimask.train.failures import clear_failures
 from trimask.train.hooks import Moment
 from trimask.train.progress import Display, display
+from trimask.train.resolve import Resolved, resolve, step_seconds
 from trimask.train.state import Source, TrainState
 from trimask.train.statistics import Window, all_finite, is_spike
 from trimask.train.step import evaluate, flops, save_batch, to
 
 Task = tuple[int, Callable[[Moment], None]]
 """(cadence in steps, what to do then)."""
-BLOCK_SHARE = 0.7
-"""Rough share of a step's time that its blocks take, to guess how long a run will last."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def fit(config: TrainConfig) -> Result:
     """
     vocabulary = config.model.vocabulary
     tokenizers = load_tokenizers(config)
-    per_step = config.data.rows * config.data.slots
+    per_step = config.rows * config.data.slots
     source = Stream(config.data, vocabulary, config.budget.positions(per_step))
     held_out = Stream(config.validation.data, vocabulary) if config.validation else None
     for stream in (source, held_out) if held_out else (source,):
@@ -103,9 +104,10 @@ def train(
         compute = run.compute(config, partial(_choose, config))
         where = device_of(compute.device)
         stack.enter_context(device.deterministic(where))
-        for line in (*compute.reasons, *notes):
+        resolved = resolve(config, compute.block_seconds)
+        for line in (*compute.reasons, *notes, *(f"caution: {c}" for c in resolved.cautions)):
             show.say(line)
-        state = _state(config, source, compute)
+        state = _state(resolved, source, compute)
         _begin(config, run, state, tokenizers, show)
         tasks = _tasks(config, held_out, where)
         asked = stack.enter_context(interruptible())
@@ -125,6 +127,7 @@ def loop(
 ) -> Result:
     """Train until the budget is spent or a signal comes. All that changes is in `state`."""
     model, optimizer, window, budget = state.model, state.optimizer, state.window, config.budget
+    limit = config.optimizer.clip
     grouped = groups(model)
     where = torch.device(compute.device)
     extra = {"config": to_json(config)}
@@ -135,41 +138,45 @@ def loop(
     while not done and not asked:
         started = time.perf_counter()
 
-        # Data, and the learning rate in the middle of the stretch of the budget that it spends.
-        batch = next(batches, None)
-        if batch is None:
+        # Data, and the schedule in the middle of the stretch of the budget that it spends.
+        taken = list(islice(batches, config.passes))
+        if len(taken) < config.passes:
             raise TrainingError(f"the data ended at step {state.step} before the budget was spent; lower the budget")
-        tokens = sum(batch.tokens.values())
+        tokens = sum(sum(batch.tokens.values()) for batch in taken)
         progress = budget.progress(state.tokens + tokens / 2, state.step + 0.5, state.seconds)
-        rate = config.optimizer.rate * config.schedule.factor(progress)
-        optimizer.set_rate(rate)
+        factor = config.schedule.factor(progress)
+        optimizer.set_factor(factor)
 
-        # Loss and gradient.
+        # Loss and gradient, of all passes over the count of all.
         optimizer.zero_grad()
-        outcome = evaluate(model, to(batch.masked, where))
-        if outcome.terms:
-            outcome.loss.backward()
+        maskable, loss = sum(batch.masked.maskable for batch in taken), 0.0
+        for batch in taken:
+            outcome = evaluate(model, to(batch.masked, where), maskable)
+            if outcome.terms:
+                outcome.loss.backward()
+            loss += float(outcome.loss.detach())
+            window.add(batch, outcome)
+            window.flops += flops(model, batch.masked)
         norm_parts = gradients.norms(grouped)
         norm = gradients.total(norm_parts)
         norms = {"total": float(norm), **{k: float(v) for k, v in norm_parts.items()}}
-        loss = float(outcome.loss.detach())
 
         # Nothing moves on a loss or gradient that is not finite.
         if not all_finite({"loss": loss, **norms}):
-            folder = _keep(run, "failed", state, batch, loss, norms)
+            folder = _keep(run, "failed", state, taken, loss, norms)
             raise TrainingError(
                 f"step {state.step + 1}: the loss is {loss} and the gradient norm {norms['total']}; nothing was "
                 f"updated. The batch is in {folder}. Lower optimizer.rate ({config.optimizer.rate:.3g}) or look "
                 "at the data; checkpoints that were saved before are whole"
             )
         if is_spike(state.losses, loss):
-            folder = _keep(run, "spikes", state, batch, loss, norms)
+            folder = _keep(run, "spikes", state, taken, loss, norms)
             show.say(f"step {state.step + 1}: the loss jumped to {loss:.3f}; the batch is in {folder}")
             run.record("event", state.step + 1, {"event": "spike", "loss": loss, "batch": str(folder)})
         state.remember(loss)
 
         # The step.
-        gradients.clip(model.parameters(), norm, config.optimizer.clip)
+        gradients.clip(model.parameters(), norm, limit)
         optimizer.step()
         state.step += 1
         state.tokens += tokens
@@ -177,8 +184,7 @@ def loop(
             state.average.update(state.step)
 
         # What it measured.
-        window.add(batch, outcome, norms, config.optimizer.clip)
-        window.flops += flops(model, batch.masked)
+        window.add_step(loss, norms, limit)
         window.seconds += time.perf_counter() - started
         state.seconds, mark = state.seconds + (now := clock()) - mark, now
         progress = budget.progress(state.tokens, state.step, state.seconds)
@@ -186,8 +192,9 @@ def loop(
         show.advance(progress)
         if state.step % config.log_every == 0 or done:
             row = window.row(compute.matmul_rate)
-            counters = {"tokens": state.tokens, "seconds": state.seconds, "progress": progress, "rate": rate}
-            run.record("train", state.step, {**counters, **row})
+            rates = {g["name"]: g["lr"] for g in optimizer.param_groups}
+            counters = {"tokens": state.tokens, "seconds": state.seconds, "progress": progress, "factor": factor}
+            run.record("train", state.step, {**counters, "rates": rates, **row})
             show.row(state.step, progress, state.seconds, row, final=done)
             for name in window.newly_dominated(row, state.step):
                 show.say(f"step {state.step}: END and FILL dominate the {name} predictions ({row['stops'][name]})")
@@ -223,21 +230,22 @@ def _choose(config: TrainConfig) -> device.Compute:
     def expected_seconds(block: float) -> float:
         if budget.minutes is not None:
             return 60 * budget.minutes
-        steps = budget.steps if budget.steps is not None else (budget.tokens or 0) / (rows * slots)
-        return steps * block * config.model.depth / BLOCK_SHARE
+        steps = budget.steps if budget.steps is not None else (budget.tokens or 0) / (config.rows * slots)
+        return steps * step_seconds(config, block)
 
     wanted = (config.device, config.dtype, config.compile)
-    return device.choose(wanted, config.model, rows, slots, expected_seconds)
+    return device.choose(wanted, config.model, rows, slots, expected_seconds, timed=budget.minutes is not None)
 
 
-def _state(config: TrainConfig, source: Source, compute: device.Compute) -> TrainState:
+def _state(resolved: Resolved, source: Source, compute: device.Compute) -> TrainState:
     """The state before the first step."""
+    config = resolved.config
     model = Transformer(config.model, config.seed).to(compute.device)
     model.dtype = DTYPES[compute.dtype]
     if compute.compile:
         model.compiled()
-    optimizer = Optimizer(config.optimizer, model)
-    average = Average(model, config.ema) if config.ema else None
+    optimizer = Optimizer(resolved.optimizer, model, resolved.scale, resolved.kappa)
+    average = Average(model, resolved.ema) if config.ema else None
     return TrainState(model, optimizer, average, source, Window(config.model.vocabulary))
 
 
@@ -302,8 +310,12 @@ def _moment(
     return Moment(state.step, state.tokens, progress, model, tokenizers, run.folder, write, show.say)
 
 
-def _keep(run: record.Run, kind: str, state: TrainState, batch: Batch, loss: float, norms: Mapping[str, float]) -> Path:
-    """Save the batch of the coming step for inspection."""
+def _keep(
+    run: record.Run, kind: str, state: TrainState, taken: Sequence[Batch], loss: float, norms: Mapping[str, float]
+) -> Path:
+    """Save the batch of the coming step for inspection; one of several passes as a folder each."""
     folder = run.folder / kind / f"step-{state.step + 1:08d}"
-    save_batch(folder, batch, {"step": state.step + 1, "loss": loss, "gradient_norms": dict(norms)})
+    for number, batch in enumerate(taken):
+        place = folder / f"pass-{number}" if len(taken) > 1 else folder
+        save_batch(place, batch, {"step": state.step + 1, "loss": loss, "gradient_norms": dict(norms)})
     return folder

@@ -46,7 +46,7 @@ class Window:
 
     def clear(self) -> None:
         m = len(self.names)
-        self.steps = self.tokens = self.flops = self.clipped = 0
+        self.steps = self.passes = self.tokens = self.flops = self.clipped = 0
         self.seconds = self.loss = self.filled = 0.0
         self.ce_MK, self.count_MK = np.zeros((m, LEVELS)), np.zeros((m, LEVELS))
         self.weighted_M, self.maskable_M = np.zeros(m), np.zeros(m)
@@ -64,15 +64,19 @@ class Window:
         for k, v in state.items():
             setattr(self, k, np.array(v) if isinstance(getattr(self, k), np.ndarray) else v)
 
-    def add(self, batch: Batch, outcome: Outcome, norms: Mapping[str, float], limit: float) -> None:
-        """Take in one step, without its time."""
+    def add_step(self, loss: float, norms: Mapping[str, float], limit: float) -> None:
+        """Take in one step, without its passes and its time."""
         self.steps += 1
-        self.tokens += sum(batch.tokens.values())
-        self.loss += float(outcome.loss.detach())
-        self.filled += batch.filled
+        self.loss += loss
         self.clipped += norms["total"] > limit
         for k, v in norms.items():
             self.norms[k] = self.norms.get(k, 0.0) + v
+
+    def add(self, batch: Batch, outcome: Outcome) -> None:
+        """Take in one pass of a step."""
+        self.passes += 1
+        self.tokens += sum(batch.tokens.values())
+        self.filled += batch.filled
         self.epochs.update(batch.epochs)
         for k, v in batch.items.items():
             self.items[k] = self.items.get(k, 0) + v
@@ -110,7 +114,7 @@ class Window:
             "clipped": self.clipped / n,
             "epochs": dict(self.epochs),
             "items": dict(self.items),
-            "filled": self.filled / n,
+            "filled": self.filled / self.passes,
             "tokens_per_second": self.tokens / seconds,
             "flops_per_second": self.flops / seconds,
             "matmul_share": self.flops / seconds / matmul_rate,

@@ -46,13 +46,17 @@ class _Watched:
         return logits
 
 
-def evaluate(model: Transformer, masked: Masked) -> Outcome:
-    """The objective of a batch. One that masks nothing has loss 0."""
+def evaluate(model: Transformer, masked: Masked, maskable: int | None = None) -> Outcome:
+    """The objective of a batch. One that masks nothing has loss 0.
+
+    `maskable` is the number of maskable tokens it is divided by: those of all passes of a step; by default its own.
+    """
     if not masked.queries:
         return Outcome(torch.zeros((), device=masked.weight_BL.device), [], [])
     watched = _Watched(model)
     terms = objective.terms(watched, masked, model.vocabulary)
-    return Outcome(objective.loss(terms, masked.maskable), terms, watched.predicted)
+    count = masked.maskable if maskable is None else maskable
+    return Outcome(objective.loss(terms, count), terms, watched.predicted)
 
 
 def flops(model: Transformer, masked: Masked) -> int:
