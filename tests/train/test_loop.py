@@ -74,7 +74,7 @@ def test_rows_of_metrics(tmp_path):
     assert second["tokens"] == 2 * first["tokens"] == 10 * 4 * 23
     assert set(first["losses"]) == {"text", "image", "audio"}
     assert all(len(levels) == 8 for levels in first["cross_entropy"].values())
-    groups = set(COMPLETEP) - {"level"} | {"total"}
+    groups = {*COMPLETEP, "total"}
     assert set(first["gradient_norms"]) == groups and all(v > 0 for v in first["gradient_norms"].values())
     assert 0 < first["matmul_share"] < 1 and first["flops_per_second"] > 0 and first["epochs"]["toy"] == 0.04
     # Learning rate of step 10: the middle of the last tenth of a cosine that began at 5 %.

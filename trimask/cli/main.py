@@ -20,6 +20,7 @@ from trimask.cli import (
     inspect,
     prepare,
     score,
+    study,
     tokenizer,
     train,
     transcribe,
@@ -89,7 +90,9 @@ def build() -> typer.Typer:
     """The application; commands in the order of a newcomer's path."""
     out = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     out.callback()(root)
-    for module in (demo, generate, caption, transcribe, fill, score, inspect, prepare, train, evaluate, export, world):
+    for module in (
+        *(demo, generate, caption, transcribe, fill, score, inspect, prepare, train, study, evaluate, export, world),
+    ):
         name = module.__name__.rpartition(".")[2]
         out.command(name)(guarded(getattr(module, name)))
     parts = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=tokenizer.__doc__)

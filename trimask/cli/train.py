@@ -52,6 +52,7 @@ def train(
     trimask train my_recipe.py:big model.depth=12
     """
     from trimask import recipes
+    from trimask.core.config import changed
 
     if options:
         print(recipes.options(recipe))
@@ -68,7 +69,7 @@ def train(
         # The sets take the place of the recipe's before what is said of them is applied.
         later = [s for s in stated if s.startswith(("data.sources", "validation."))]
         config = recipes.configure(recipe, [s for s in stated if s not in later])
-        config = _changed(recipe, _with_sets(config, data, validation or ()), later)
+        config = changed(_with_sets(config, data, validation or ()), later, f"recipe {recipe}")
     else:
         config = recipes.configure(recipe, stated)
     if dry_run:
@@ -116,13 +117,3 @@ def _with_sets(config: "TrainConfig", data: Sequence[Path], validation: Sequence
         stream = chz.replace(config.data, sources=tuple(map(source, validation)), anti_masking=False)
         held_out = Validation(data=stream, **settings)
     return chz.replace(config, data=chz.replace(config.data, sources=tuple(map(source, data))), validation=held_out)
-
-
-def _changed(recipe: str, config: "TrainConfig", settings: Sequence[str]) -> "TrainConfig":
-    """A finished configuration with settings applied."""
-    import chz
-
-    from trimask.core.config import configure
-
-    values = chz.beta_to_blueprint_values(config)
-    return configure(chz.Blueprint(type(config)).apply(values), settings, f"recipe {recipe}") if settings else config

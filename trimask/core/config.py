@@ -39,6 +39,13 @@ def configure(blueprint: "chz.Blueprint[T]", settings: Sequence[str], what: str)
         raise UsageError(f"{what}: {reason}{_beside(e, blueprint)}") from None
 
 
+def changed(config: T, settings: Sequence[str], what: str) -> T:
+    """A finished configuration with settings `key.sub=value` applied. Raises `UsageError` as `configure` does."""
+    if not settings:
+        return config
+    return configure(chz.Blueprint(type(config)).apply(chz.beta_to_blueprint_values(config)), settings, what)
+
+
 def _beside(error: Exception, blueprint: "chz.Blueprint[Any]") -> str:
     """The keys that stand where an unknown one was put."""
     unknown = re.search(r"'([\w.]+)'", str(error))

@@ -1,6 +1,8 @@
 """What long work needs: an end asked for by a signal, progress that people can follow, checkpoints of a small loop."""
 
 import json
+import multiprocessing
+import os
 import signal
 import threading
 import time
@@ -55,6 +57,22 @@ def interruptible() -> Iterator[Interrupt]:
         yield asked
     finally:
         put_back()
+
+
+def end_with_parent(*_: object) -> None:
+    """End this process when its parent does: a killed parent cannot tell its workers to stop.
+
+    Takes what whoever starts the worker passes; a process without a parent goes on.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 @contextmanager

@@ -8,11 +8,9 @@ import json
 import os
 import signal
 import sys
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import parent_process
 from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +21,7 @@ from trimask.core.errors import DataError, RecordError
 from trimask.core.files import replacing
 from trimask.core.item import Item
 from trimask.core.modality import KINDS, Modality
+from trimask.core.running import end_with_parent
 from trimask.data.readers.base import Reader, Record
 from trimask.data.readers.detect import decode
 from trimask.data.shards import TokenItem
@@ -222,7 +221,7 @@ def start_process(hand_over: "Queue[Worker]") -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
 
 
 def run_task(task: Task) -> Done:
@@ -244,11 +243,3 @@ def single_thread() -> Iterator[None]:
     finally:
         if torch:
             torch.set_num_threads(before)
-
-
-def _end_with_parent() -> None:
-    """A pool's worker waits for ever when its parent is killed; this one leaves."""
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

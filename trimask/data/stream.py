@@ -9,9 +9,6 @@ transformer positions; Grain mixes items, so a source's chance is its weight ove
 """
 
 import logging
-import multiprocessing
-import os
-import threading
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +20,7 @@ from trimask.core.canvas import Composer, Draw, Row, Segment
 from trimask.core.errors import DataError, UsageError
 from trimask.core.modality import Modality, Vocabulary
 from trimask.core.rng import generator, key
+from trimask.core.running import end_with_parent
 from trimask.data.durations import durations
 from trimask.data.shards import Shard
 from trimask.data.tasks import ANY, VOICE, Conditions, Parts, draw_row, feasible, needs
@@ -281,7 +279,7 @@ class Stream:
         if not self.config.workers:
             return iter(later.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)))
         plain = later.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
-        return iter(plain.mp_prefetch(grain.MultiprocessingOptions(num_workers=self.config.workers), _end_with_parent))
+        return iter(plain.mp_prefetch(grain.MultiprocessingOptions(num_workers=self.config.workers), end_with_parent))
 
     def state(self) -> dict:
         """Where the next batch starts."""
@@ -336,18 +334,6 @@ class Stream:
         modality = np.array([a.modality for a in v.alphabets])[alphabet[content]]
         counts = np.bincount(modality, minlength=len(v.modalities))
         return {m.name: int(c) for m, c in zip(v.modalities, counts, strict=True)}
-
-
-def _end_with_parent(_worker: int, _workers: int) -> None:
-    """Grain's workers wait for their parent to tell them to stop, which one that was killed cannot do."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def follow() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
 
 
 class _Doubled(grain.MapDataset):

@@ -16,6 +16,7 @@ from chz.blueprint import Reference
 
 from trimask.data.stream import SourceConfig, StreamConfig
 from trimask.data.tasks import Conditions
+from trimask.recipes.families import spread
 from trimask.recipes.samples import Samples
 from trimask.train.config import Budget, Checkpoints, RowSettings, TrainConfig, Validation, vocabulary
 
@@ -96,8 +97,9 @@ def run(
     sets: Path = SETS,
     tokenizers: Path = TOKENIZERS,
     tasks: Mapping[str, float] = TASK_WEIGHTS,
+    samples: bool = True,
 ) -> "chz.Blueprint[TrainConfig]":
-    """A run of nano's shape on the sets of `recipes.sets` named in `weights`."""
+    """A run of nano's shape on the sets of `recipes.sets` named in `weights`, with samples every 1,000 steps."""
     folders = tuple(str(tokenizers / part) for part in ("text", "image", "audio"))
     # The headline is the bound under clean conditions; training mixes them.
     clean = Conditions(clean=1.0, joint=0.0, null=0.0, unnamed=0.0)
@@ -114,21 +116,16 @@ def run(
             "model.vocabulary.tokenizers": Reference("tokenizers"),
             **rows,
             "model.rope_base": ROPE_BASE,
+            "model.embedding_std": 0.02,
             **spread("data", stream(sets / "train", weights, tasks)),
             **spread("validation", validation),
             **spread("budget", budget),
             "optimizer.rate": 2**-8,
             "optimizer.matrices": "muon",
-            **spread("hooks.0", Samples(every=1000)),
+            **(spread("hooks.0", Samples(every=1000)) if samples else {}),
             **spread("checkpoints", Checkpoints(every=1000)),
         }
     )
-
-
-def spread(key: str, config: object) -> dict[str, Any]:
-    """A configuration as one entry a field, so that each field can be overridden by itself."""
-    fields = chz.beta_to_blueprint_values(config)
-    return {key: type(config), **{f"{key}.{name}": value for name, value in fields.items()}}
 
 
 def nano() -> "chz.Blueprint[TrainConfig]":

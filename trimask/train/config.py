@@ -62,6 +62,12 @@ class PhysicalBatch:
     """What one step of the optimizer takes. How it is split into passes and over devices changes nothing else."""
 
     rows: int | None = chz.field(default=None, doc="rows of a step, in passes of data.rows; by default one pass")
+    kappa: float | None = chz.field(default=None, doc="kappa by hand, instead of m_B m_D^-gamma of the base point")
+
+    @chz.validate
+    def _check(self):
+        if self.kappa is not None and not self.kappa > 0:
+            raise UsageError(f"batch.kappa={self.kappa} must be positive")
 
 
 @chz.chz

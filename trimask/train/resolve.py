@@ -28,6 +28,8 @@ class Resolved:
 
     @property
     def kappa(self) -> float:
+        if self.config.batch.kappa is not None:
+            return self.config.batch.kappa
         return self.horizon.kappa if self.horizon else 1.0
 
     @property
@@ -61,7 +63,7 @@ class Resolved:
 
     @property
     def cautions(self) -> list[str]:
-        if self.horizon is None:
+        if self.horizon is None or self.config.batch.kappa is not None:
             return []
         return cautions(self.horizon, self.optimizer.beta1, self.config.rows, self.config.data.slots)
 
@@ -112,7 +114,9 @@ def describe(made: Resolved) -> list[str]:
         f"branches     attention {m.branch_scales[0]:.4g}, MLP {m.branch_scales[1]:.4g}: "
         f"{m.attention_branch:g} and {m.mlp_branch:g} at the base, times m_L^-alpha, alpha {m.alpha:g}",
     ]
-    if made.horizon is None:
+    if c.batch.kappa is not None:
+        lines.append(f"kappa        {made.kappa:.4g}, by hand (batch.kappa)")
+    elif made.horizon is None:
         lines.append("batch        no base point is stored: settings are used as they stand, whatever the batch")
     else:
         lines += _horizon_lines(made, made.horizon)

@@ -1,0 +1,46 @@
+"""What the studies train: a small tri-modal model of the built-in world at the base of the lab family.
+
+    python -m trimask.recipes.sets --world --tokenizers TOKENIZERS --out sets
+    trimask study transfer
+
+The sets are read from `sets/`; `data.sources` and `validation.data.sources` name others.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from trimask.hub.bundle import MODELS
+from trimask.recipes import nano
+from trimask.recipes.families import LAB
+from trimask.train.config import Budget
+
+if TYPE_CHECKING:
+    import chz
+
+    from trimask.train.config import TrainConfig
+
+WEIGHTS: Mapping[str, float] = {"scenes": 0.50, "speech": 0.45, "world-text": 0.05}
+ROWS: Mapping[str, int] = {"rows": 8, "slots": 128, "tokens": 384}
+HELD_OUT = 64
+"""Batches of a validation; runs of the same seed are compared on the same."""
+
+
+def study() -> "chz.Blueprint[TrainConfig]":
+    """A thousand steps of 8 rows of 128 positions, width 64, 2 blocks."""
+    shipped = MODELS / "nano" / "tokenizers"
+    base = nano.run("runs/study", WEIGHTS, Budget(steps=1000), tokenizers=shipped, samples=False)
+    return base.apply(
+        {
+            **LAB.settings(),
+            **{f"{stream}.{name}": value for stream in ("data", "validation.data") for name, value in ROWS.items()},
+            "model.width": LAB.base_width,
+            "model.depth": LAB.base_depth,
+            "validation.batches": HELD_OUT,
+            "validation.every": 10**9,
+            "checkpoints.every": 10**9,
+            "checkpoints.keep": 1,
+            "log_every": 50,
+            "compile": "off",
+            "dtype": "bf16",
+        }
+    )
