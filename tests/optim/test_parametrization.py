@@ -174,7 +174,7 @@ BASE_STD = {
     "level": 0.5 / 8,
     "head": 0.02,
 }
-"""At width 64 with an MLP twice as wide. The smallest group that is drawn has 16384 weights: their deviation is known to 0.6 %."""
+"""At width 64 with an MLP twice as wide. A drawn group has at least 16384 weights: known to 0.6 %."""
 
 
 @pytest.mark.parametrize("parametrization", TABLES)

@@ -25,7 +25,7 @@ from trimask.optim.sde import BasePoint
 from trimask.train import checkpoint, device, record
 from trimask.train.config import Budget, PhysicalBatch, TrainConfig
 from trimask.train.loop import train
-from trimask.train.resolve import Resolved, describe, resolve
+from trimask.train.resolve import Resolved, describe, resolve, step_seconds
 from trimask.train.step import evaluate
 
 TOKENS = 23
@@ -151,18 +151,19 @@ def test_rows_of_a_step_are_whole_passes(rows):
 
 
 def test_budgets_of_tokens_steps_and_minutes_are_one_horizon():
-    """Forty steps of eight rows in two passes: 40 8 23 tokens; at 7 ms a block, 2 2 0.007 / 0.7 seconds a step."""
+    """Forty steps of eight rows in two passes: 40 8 23 tokens, and forty times what a step takes if a block takes 7 ms."""
     data = {"rows": 8, "bases": (BASE,)}
+    minutes = 40 * step_seconds(config(**data), 0.007) / 60
     by_steps = resolve(config(steps=40, **data)).horizon
     by_tokens = resolve(chz.replace(config(**data), budget=Budget(tokens=40 * 8 * TOKENS))).horizon
-    by_minutes = resolve(chz.replace(config(**data), budget=Budget(minutes=40 * 0.04 / 60)), 0.007).horizon
+    by_minutes = resolve(chz.replace(config(**data), budget=Budget(minutes=minutes)), 0.007).horizon
     for h in (by_steps, by_tokens, by_minutes):
         assert h is not None
         assert (h.steps, h.tokens) == (pytest.approx(40), pytest.approx(40 * 8 * TOKENS))
         assert (h.batch_ratio, h.horizon_ratio) == (2.0, pytest.approx(8.0))
         assert h.kappa == pytest.approx(2 * 8**-0.44)
         assert h.critical_positions == pytest.approx(8 * 8 * 8 * 64 / 8)
-    slower = resolve(chz.replace(config(**data), budget=Budget(minutes=40 * 0.04 / 60)), 0.014).horizon
+    slower = resolve(chz.replace(config(**data), budget=Budget(minutes=minutes)), 0.014).horizon
     assert slower is not None and slower.steps == pytest.approx(20)
 
 
@@ -307,7 +308,7 @@ def test_a_resumed_run_of_minutes_keeps_the_settings_of_its_start(tmp_path):
     assert (run / "environment.json").read_text() == kept
     rows, resolved = record.read_metrics(run), resolve(made, block)
     assert len(rows) > 4 and resolved.horizon is not None
-    assert resolved.horizon.steps == pytest.approx(15 / (2 * block / 0.7)) and resolved.kappa != 1.0
+    assert resolved.horizon.steps == pytest.approx(15 / step_seconds(made, block)) and resolved.kappa != 1.0
     for row in rows:
         peaks = {name: rate / row["factor"] for name, rate in row["rates"].items()}
         assert peaks == pytest.approx({s.name: s.rate for s in resolved.settings()}, rel=1e-12)

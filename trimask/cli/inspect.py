@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,11 +16,15 @@ if TYPE_CHECKING:
 
 def inspect(
     target: Annotated[str, typer.Argument(help="A source, a prepared set, a tokenizer, a model, a run or a recipe.")],
+    settings: Annotated[list[str] | None, typer.Argument(help="Of a recipe, with --optimizer: key=value.")] = None,
     samples: Annotated[int, typer.Option(help="Records to show.", min=0)] = 3,
     scan: Annotated[int, typer.Option(help="Records of a source to decode for lengths and rejections.", min=1)] = 200,
     holder: Annotated[
         str | None, typer.Option("--tokenizers", help="Tokenizers to show a prepared set's text with.")
     ] = None,
+    optimizer: Annotated[
+        bool, typer.Option("--optimizer", help="Of a recipe: every setting that follows from size, batch and length.")
+    ] = False,
 ) -> None:
     """Look at data, a tokenizer, a model or a recipe.
 
@@ -33,10 +38,16 @@ def inspect(
     trimask inspect sets/emoji --tokenizers nano
     trimask inspect nano
     trimask inspect runs/mine
+    trimask inspect tri model.depth=12 --optimizer
     """
     from rich.console import Console
 
     console = Console()
+    if optimizer:
+        _optimizer(target, settings or (), console)
+        return
+    if settings:
+        raise UsageError(f"{settings[0]}: settings go with --optimizer; see `trimask train {target} --options`")
     for show in (_model, _tokenizer, _recipe):
         if show(target, console):
             return
@@ -45,6 +56,15 @@ def inspect(
 
     loaded = tokenizers(holder, ())[0] if holder else None
     look(target, samples=samples, scan=scan, tokenizers=loaded, console=console)
+
+
+def _optimizer(target: str, settings: Sequence[str], console: "Console") -> None:
+    """Print a recipe's parameter groups with their numbers, and where each comes from."""
+    from trimask import recipes
+    from trimask.train import dryrun, resolve
+
+    made = dryrun.resolved(recipes.configure(target, settings))
+    console.print("\n".join(resolve.describe(made)), markup=False, highlight=False, soft_wrap=True)
 
 
 def _model(target: str, console: "Console") -> bool:

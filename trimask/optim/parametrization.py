@@ -150,6 +150,7 @@ def at_depth(points: tuple[float, ...], block: int | None, depth: int) -> float:
     """
     if block is None or not points:
         return 1.0
+    assert block < depth, f"block {block} of {depth}"
     if len(points) == 1:
         return points[0]
     place = (block + 0.5) / depth * (len(points) - 1)

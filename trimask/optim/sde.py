@@ -37,7 +37,7 @@ class BasePoint:
     @chz.validate
     def _check(self):
         numbers = (self.rows, self.slots, self.steps, self.tokens, self.critical_steps, self.rate)
-        if min(numbers) <= 0 or not 0 <= self.gamma <= 1:
+        if not all(n > 0 for n in numbers) or not 0 <= self.gamma <= 1:
             raise UsageError(f"a base point needs positive numbers and gamma in [0, 1], got {self}")
 
     @property
@@ -71,7 +71,8 @@ class Horizon:
     @property
     def horizon_ratio(self) -> float:
         """m_D."""
-        return self.tokens / self.base.tokens
+        # Tokens a position cancel: at the base this is exactly 1.
+        return (self.steps * self.positions) / (self.base.steps * self.base.positions)
 
     @property
     def kappa(self) -> float:
@@ -110,31 +111,35 @@ def factors(kappa: float, kind: Kind) -> Factors:
     return Factors(kappa**0.5, kappa**-0.5, kappa**0.5, kappa)
 
 
-def cautions(horizon: Horizon, beta1: float, rows: float, slots: int) -> list[str]:
-    """What a user must know of a run that leaves the range in which the rule was measured. `rows` of `slots` a step."""
+def cautions(horizon: Horizon, beta1: float, rows: float, slots: int, by_steps: bool = False) -> list[str]:
+    """What a user must know of a run that leaves the range in which the rule was measured. `rows` of `slots` a step.
+
+    With `by_steps` the run's length is a number of steps, so that more rows are also more tokens.
+    """
     k, base = horizon.kappa, horizon.base
     logical = horizon.logical_positions / slots
+    power = 1 / (1 - base.gamma) if by_steps and base.gamma < 1 else 1.0
+
+    def rows_at(wanted: float) -> float:
+        """Rows at which kappa is `wanted`, all else as it is."""
+        return rows * (wanted / k) ** power
+
     out = []
     if not NARROW <= k <= WIDE:
         out.append(
             f"kappa={k:.3g} is outside [{NARROW:g}, {WIDE:g}], where nothing was measured: a step has {rows:g} rows, "
-            f"the logical batch {logical:.3g}; choose batch.rows between {NARROW * logical:.3g} and "
-            f"{WIDE * logical:.3g}"
+            f"the logical batch {logical:.3g}; choose batch.rows between {rows_at(NARROW):.3g} and {rows_at(WIDE):.3g}"
         )
-    if beta1**k < SHORT_MEMORY:
+    if beta1 > 0 and beta1**k < SHORT_MEMORY:
         out.append(
             f"beta1^kappa = {beta1:g}^{k:.3g} = {beta1**k:.2f} is below {SHORT_MEMORY:g}, too short a memory; "
-            f"choose batch.rows below {logical * _power(beta1):.3g}"
+            f"choose batch.rows below {rows_at(log(SHORT_MEMORY) / log(beta1)):.3g}"
         )
     if horizon.steps < base.critical_steps:
+        cure = f"at least {base.critical_steps} steps" if by_steps else "fewer rows or a longer run"
         out.append(
             f"the run has {horizon.steps:.0f} steps, fewer than S_crit={base.critical_steps}: batch.rows={rows:g} is "
             f"past the critical batch B_crit={horizon.critical_positions / slots:.3g} rows and the loss will be "
-            "higher than need be; choose fewer rows or a longer run"
+            f"higher than need be; choose {cure}"
         )
     return out
-
-
-def _power(beta1: float) -> float:
-    """The kappa at which beta1^kappa is `SHORT_MEMORY`."""
-    return log(SHORT_MEMORY) / log(beta1) if 0 < beta1 < 1 else float("inf")

@@ -4,6 +4,7 @@ A recipe is a function without required arguments that returns a `chz` blueprint
 `train.config.TrainConfig` (or a finished `TrainConfig`). It is named by
 
 * its module in this package: `nano` is `trimask.recipes.nano:nano`;
+* a preset of `recipes.families`, for example `3B`;
 * `package.module:function`, anything that can be imported;
 * `path/to/file.py:function`, a file of the user's own.
 
@@ -14,6 +15,7 @@ import importlib
 import importlib.util
 import pkgutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -29,9 +31,16 @@ Recipe = Callable[[], Any]
 
 
 def names() -> list[str]:
-    """Recipes that come with the package: modules that define a function of their own name."""
+    """Recipes that come with the package: modules that define a function of their own name, and the presets."""
     modules = [m.name for m in pkgutil.iter_modules(__path__)]
-    return sorted(m.replace("_", "-") for m in modules if hasattr(_module(f"{__name__}.{m}", m), m))
+    own = sorted(m.replace("_", "-") for m in modules if hasattr(_module(f"{__name__}.{m}", m), m))
+    return [*own, *(name for name in _presets() if name not in own)]
+
+
+def _presets() -> Sequence[str]:
+    from trimask.recipes.families import PRESETS
+
+    return list(PRESETS)
 
 
 def find(name: str) -> Recipe:
@@ -45,6 +54,10 @@ def find(name: str) -> Recipe:
             )
         function = name.replace("-", "_")
         module = f"{__name__}.{function}"
+        if name in _presets() and importlib.util.find_spec(module) is None:
+            from trimask.recipes.tri import sized
+
+            return partial(sized, name)
     found = getattr(_module(module, name), function, None)
     if not callable(found):
         raise UsageError(f"recipe {name!r}: {module} has no function {function!r}")

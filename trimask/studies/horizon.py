@@ -111,14 +111,12 @@ class Horizon(Study):
                 )
             )
             if basin := basins[self.held_out]:
-                own, given = (
-                    fits.best(basin),
-                    min(basin, key=lambda k: abs(math.log(k) + gamma * math.log(self.held_out))),
-                )
+                own, fitted = fits.best(basin), self.held_out**-gamma
+                given = min(basin, key=lambda k: abs(math.log(k / fitted)))
                 gap, error, seeds = fits.compared(basin[given], basin[own])
                 out.findings.append(
-                    f"Held out, m_D = {self.held_out:g}: the transferred kappa {given:.3f} is {gap:.4f} +- {error:.4f} nats "
-                    f"above the best of {sorted(round(k, 3) for k in basin)}, which is {own:.3f} ({seeds} seeds)."
+                    f"Held out, m_D = {self.held_out:g}: the transferred kappa {given:.3f} is {gap:.4f} +- {error:.4f} "
+                    f"nats above the best of {sorted(round(k, 3) for k in basin)}, which is {own:.3f} ({seeds} seeds)."
                 )
         out.tables.append(
             (

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from trimask.core.errors import DataError
@@ -84,11 +84,8 @@ def read(folder: Path) -> list[Row]:
 def _row(path: Path, number: int, line: str) -> Row:
     try:
         values = json.loads(line)
-        cell = values["cell"]
+        cell = dict(values["cell"])
         cell["variant"] = tuple((k, v) for k, v in cell.get("variant", ()))
-        unknown = {*values} - {f.name for f in fields(Row)}
-        if unknown:
-            raise ValueError(f"unknown field {sorted(unknown)[0]}")
         return Row(**{**values, "cell": Cell(**cell)})
     except (ValueError, KeyError, TypeError) as e:
         raise DataError(f"{path}, line {number} is not a row of a study: {e}") from None

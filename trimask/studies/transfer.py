@@ -86,16 +86,16 @@ class Transfer(Study):
         out.findings.append(f"Seed noise (standard deviation of one setting over its seeds): {noise:.4f} nats a token.")
         lines: list[list[str]] = []
         for p in self.parametrizations:
-            basins = {
-                s: {r: g for (q, *t, r), g in groups.items() if (q, tuple(t)) == (p, s)} for s in self.shapes(base)
-            }
-            basins = {s: basin for s, basin in basins.items() if basin}
+            basins: dict[tuple[int, int], dict[float, dict[int, float]]] = {}
+            for (q, width, depth, rate), by_seed in groups.items():
+                if q == p:
+                    basins.setdefault((width, depth), {})[rate] = by_seed
             home = basins.get((base.model.base_width, base.model.base_depth))
             if not home:
                 continue
             tuned = fits.best(home)
             moves, regrets = [0.0], []
-            for shape, basin in basins.items():
+            for shape, basin in sorted(basins.items()):
                 own = fits.best(basin)
                 moves.append(math.log2(own / tuned))
                 regret, error, seeds = fits.compared(basin.get(tuned, {}), basin[own])
@@ -107,7 +107,8 @@ class Transfer(Study):
             worst = max(moves, key=abs)
             out.findings.append(
                 f"{p}: over widths {self.widths} and depths {self.depths} the best rate moves by at most "
-                f"2^{worst:+g}; the base's rate loses at most {max(regrets, default=math.nan):.4f} nats against a shape's own."
+                f"2^{worst:+g}; the base's rate loses at most {max(regrets, default=math.nan):.4f} nats against a "
+                "shape's own."
             )
             for axis, other in (("width", "depth"), ("depth", "width")):
                 fixed = getattr(base.model, f"base_{other}")

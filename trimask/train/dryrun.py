@@ -3,7 +3,9 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
+import torch
 from rich.console import Console
 
 from trimask.core.compute import DTYPES, device_of
@@ -46,30 +48,35 @@ def plan(config: TrainConfig) -> Plan:
     """Count what can be counted, measure a block and a matrix product, and estimate the rest."""
     model, rows, slots = config.model, config.data.rows, config.data.slots
     tokens = config.data.tokens or slots
-    flops = config.passes * accounting.step_flops(model, rows, slots, accounting.assumed_queries(model, rows * tokens))
-    where = device_of(config.device)
-    block_flops = accounting.TRAIN_OVER_FORWARD * accounting.forward_flops(model, rows, slots, {}) / model.depth
-
-    def seconds(block_time: float) -> float:
-        # The rest of the step is taken to run as well as a block does.
-        return block_time * flops / block_flops
-
     steps_for = _steps(config, config.rows * tokens)
+
+    seconds = partial(resolve.step_seconds, config)
     wanted = (config.device, config.dtype, config.compile)
-    compute = device.choose(wanted, model, rows, slots, lambda t: steps_for(seconds(t)) * seconds(t))
+    compute = device.choose(wanted, model, rows, slots, lambda t: steps_for(seconds(t)) * seconds(t), timed=True)
+    assert compute.block_seconds is not None
+    derived = resolve.resolve(config, compute.block_seconds)
+    per_step = seconds(compute.block_seconds)
     dtype = DTYPES[compute.dtype]
-    block_time = device.block_seconds(model, rows, slots, where, dtype, compute.compile)
     return Plan(
         accounting.parameters(model),
         accounting.memory(model, rows, slots, tokens, dtype, average=config.ema > 0),
         config.rows * tokens,
-        flops,
-        steps_for(seconds(block_time)),
+        resolve.step_flops(config),
+        math.ceil(derived.horizon.steps) if derived.horizon else steps_for(per_step),
         compute,
-        resolve.resolve(config, block_time),
-        block_flops / block_time / compute.matmul_rate,
-        seconds(block_time),
+        derived,
+        resolve.block_flops(config) / compute.block_seconds / compute.matmul_rate,
+        per_step,
     )
+
+
+def resolved(config: TrainConfig) -> resolve.Resolved:
+    """The derived settings of a run on this machine; a block is timed only where the budget is a time."""
+    if config.budget.minutes is None or config.base is None:
+        return resolve.resolve(config)
+    where, data = device_of(config.device), config.data
+    dtype = torch.float32 if config.dtype == "fp32" else torch.bfloat16
+    return resolve.resolve(config, device.block_seconds(config.model, data.rows, data.slots, where, dtype))
 
 
 def _steps(config: TrainConfig, tokens_per_step: int) -> Callable[[float], int]:

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 import chz
 
 from trimask.core.units import si
+from trimask.model import accounting
 from trimask.model.config import ModelConfig
 from trimask.optim.optimizer import OptimizerConfig, Scale, Setting, setting
 from trimask.optim.parametrization import COMPLETEP, IN_BLOCKS, rule_of
 from trimask.optim.sde import BasePoint, Horizon, cautions
 from trimask.train.config import TrainConfig
 
-BLOCK_SHARE = 0.7
-"""Rough share of a step's time that its blocks take, to guess how long a run will last."""
 DERIVED = "Mlodozeniec et al. 2025, arXiv 2512.22382"
 """Where the rules of size and batch come from."""
 
@@ -65,7 +64,8 @@ class Resolved:
     def cautions(self) -> list[str]:
         if self.horizon is None or self.config.batch.kappa is not None:
             return []
-        return cautions(self.horizon, self.optimizer.beta1, self.config.rows, self.config.data.slots)
+        by_steps = self.config.budget.steps is not None
+        return cautions(self.horizon, self.optimizer.beta1, self.config.rows, self.config.data.slots, by_steps)
 
 
 def scale_of(model: ModelConfig) -> Scale:
@@ -87,8 +87,20 @@ def resolve(config: TrainConfig, block_seconds: float | None = None) -> Resolved
 
 
 def step_seconds(config: TrainConfig, block_seconds: float) -> float:
-    """Rough time of a step, from that of a block on one pass's batch."""
-    return config.passes * config.model.depth * block_seconds / BLOCK_SHARE
+    """Rough time of a step, from that of a block on one pass's batch: the rest is taken to run as well as a block."""
+    return block_seconds * step_flops(config) / block_flops(config)
+
+
+def step_flops(config: TrainConfig) -> int:
+    """FLOPs of a step whose rows are full and whose masked share is `accounting.MASKED_SHARE`."""
+    model, data = config.model, config.data
+    queried = accounting.assumed_queries(model, data.rows * (data.tokens or data.slots))
+    return config.passes * accounting.step_flops(model, data.rows, data.slots, queried)
+
+
+def block_flops(config: TrainConfig) -> float:
+    """FLOPs of a block on one pass, forward and backward."""
+    return accounting.step_flops(config.model, config.data.rows, config.data.slots, {}) / config.model.depth
 
 
 def _steps(config: TrainConfig, density: float, block_seconds: float | None) -> float:

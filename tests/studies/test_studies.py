@@ -1,0 +1,268 @@
+"""Studies: tables that survive a kill, plans that ask for what they need, fits that find what was put in."""
+
+import io
+import json
+import math
+from collections.abc import Callable
+
+import chz
+import numpy as np
+import pytest
+from rich.console import Console
+
+from trimask.core.errors import DataError, TrainingError, UsageError
+from trimask.core.rng import generator
+from trimask.data.prepare import prepare
+from trimask.data.stream import SourceConfig, StreamConfig
+from trimask.model.config import ModelConfig
+from trimask.studies import STUDIES, fits, table
+from trimask.studies.base import Study, cell_of
+from trimask.studies.batch import Batch, knee
+from trimask.studies.conduct import conduct
+from trimask.studies.coordinates import Coordinates
+from trimask.studies.horizon import KAPPA, Horizon
+from trimask.studies.modules import Modules, space
+from trimask.studies.table import Cell, Row
+from trimask.studies.training import configuration, work
+from trimask.studies.transfer import Transfer
+from trimask.tokenizers.text import TextTokenizer
+from trimask.train.config import Budget, TrainConfig, Validation, vocabulary
+
+CELL = Cell(64, 2, 8, 1000, 2**-6)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> TrainConfig:
+    """A run of ten steps on a set that was really prepared."""
+    root = tmp_path_factory.mktemp("study")
+    rng = generator("study", 0)
+    words = ("one", "two", "red", "green", "circle", "above", "and", "the")
+    lines = [" ".join(rng.choice(words, rng.integers(3, 12))) for _ in range(300)]
+    tokenizer = TextTokenizer.train(lines, 280)
+    tokenizer.save(root / "text")
+    (root / "lines.txt").write_text("\n".join(lines))
+    prepare(
+        [str(root / "lines.txt")], {"text": tokenizer}, root / "set", workers=1, console=Console(file=io.StringIO())
+    )
+    data = StreamConfig(sources=(SourceConfig(path=str(root / "set")),), tasks={"text": 1.0}, rows=4, slots=64)
+    return TrainConfig(
+        run="unused",
+        model=ModelConfig(
+            vocabulary=vocabulary((str(root / "text"),)), depth=2, width=16, head_dim=16, base_width=16, base_depth=2
+        ),
+        tokenizers=(str(root / "text"),),
+        data=data,
+        validation=Validation(data=chz.replace(data, seed=1), batches=2, every=10**6),
+        budget=Budget(steps=10),
+        dtype="fp32",
+        compile="off",
+        device="cpu",
+    )
+
+
+def finished(study: Study, base: TrainConfig, loss: Callable[[Cell], float], limit: int = 10**4) -> list[Row]:
+    """The rows of a whole study whose runs end with a loss that is a function of their cell."""
+    rows: list[Row] = []
+    while todo := [c for c in study.plan(base, rows) if c not in table.known(rows)]:
+        rows += [Row(c, loss(c), {}, 0, 0.0) for c in dict.fromkeys(todo)]
+        assert len(rows) <= limit
+    return rows
+
+
+def noise(*key: object) -> float:
+    return float(generator("noise", repr(key)).normal())
+
+
+def test_rows_come_back_and_half_a_line_is_written_over(tmp_path):
+    rows = [
+        Row(CELL, 2.5, {"text": 1.0}, 10, 1.0),
+        Row(chz_cell(seed=1, variant=(("a.b", 0.5),)), math.inf, {}, 0, 0.0),
+    ]
+    table.append(tmp_path, rows[0])
+    with (tmp_path / table.TABLE).open("a") as f:
+        f.write('{"cell": {"width"')
+    assert table.read(tmp_path) == rows[:1]
+    table.append(tmp_path, rows[1])
+    assert table.read(tmp_path) == rows
+
+
+def chz_cell(**changes) -> Cell:
+    return Cell(**{**vars(CELL), **changes})
+
+
+def test_a_line_that_is_no_row_is_named(tmp_path):
+    table.append(tmp_path, Row(CELL, 2.5, {}, 10, 1.0))
+    with (tmp_path / table.TABLE).open("a") as f:
+        f.write('{"cell": 3}\n')
+    with pytest.raises(DataError, match=r"table\.jsonl, line 2 is not a row"):
+        table.read(tmp_path)
+
+
+def test_cells_that_differ_have_keys_that_differ():
+    changes = [{}, {"seed": 1}, {"rate": 2**-5}, {"scaled": False}, {"variant": ((KAPPA, 1.0),)}, {"steps": 999}]
+    changes += [{"variant": ((KAPPA, 2.0),)}, {"parametrization": "mup"}, {"rows": 4}, {"width": 128}, {"depth": 4}]
+    assert len({chz_cell(**c).key for c in changes}) == len(changes)
+
+
+def test_every_study_is_found_by_its_name():
+    assert {name: found().__name__.lower() for name, found in STUDIES.items()} == {name: name for name in STUDIES}
+
+
+def test_a_seed_does_the_same_to_all_settings():
+    """Settings are compared on common seeds; one with fewer is freed of what its seeds do."""
+    points = {1.0: {0: 2.0, 1: 3.0}, 2.0: {0: 1.9, 1: 2.9}, 4.0: {0: 1.95}}
+    assert fits.best(points) == 2.0
+    assert fits.adjusted(points) == pytest.approx({1.0: 2.5, 2.0: 2.4, 4.0: 2.45})
+    mean, error, seeds = fits.compared(points[1.0], points[2.0])
+    assert (mean, error, seeds) == (pytest.approx(0.1), pytest.approx(0.0, abs=1e-12), 2)
+    assert fits.spread(list(points.values())) == pytest.approx(math.sqrt(0.5))
+
+
+def test_slopes_are_those_of_a_power_law():
+    rows = [
+        Row(chz_cell(width=w, seed=s), 0.0, {"a": 3 * w**0.7, "b": 1.0}, 0, 0.0) for w in (8, 16, 64) for s in (0, 1)
+    ]
+    assert fits.slopes(rows, "width") == pytest.approx({"a": 0.7, "b": 0.0})
+
+
+def test_the_knee_lies_where_the_loss_leaves_its_floor():
+    means = {b: 2.0 + max(0.0, 0.1 * math.log2(b / 8)) for b in (1, 2, 4, 8, 16, 32, 64)}
+    rows, steps = knee(means, tokens=8000, noise=0.025)
+    assert rows == pytest.approx(8 * 2**0.5) and steps == pytest.approx(8000 / rows)
+    assert knee(dict.fromkeys(means, 2.0), 8000, 0.025) == (math.inf, 0.0)
+
+
+def test_transfer_widens_a_grid_whose_best_is_at_its_end_and_repeats_its_bottom(base):
+    """completep: best at twice the grid's last rate, everywhere; standard: it falls with the width."""
+
+    def loss(c: Cell) -> float:
+        best = 2 if c.parametrization == "completep" else -math.log2(c.width / 16)
+        return (math.log2(c.rate / base.optimizer.rate) - best) ** 2 + noise(c.seed)
+
+    study = Transfer(widths=(16, 64), depths=(2, 4), powers=(-1, 0, 1))
+    rows = finished(study, base, loss)
+    shape = [r.cell for r in rows if (r.cell.width, r.cell.parametrization) == (64, "completep")]
+    tried = sorted({round(math.log2(c.rate / base.optimizer.rate)) for c in shape})
+    assert tried == [-1, 0, 1, 2, 3]
+    for power in (1, 2, 3):
+        assert sum(c.rate == base.optimizer.rate * 2.0**power for c in shape) == 3
+    found = {tuple(line[:3]): line[4] for line in study.report(base, rows).tables[0][2]}
+    assert found["completep", "64", "2"] == "+0" and found["standard", "64", "2"] == "-2"
+    assert set(study.report(base, rows).plots) == {
+        f"{a}-{p}" for a in ("width", "depth") for p in study.parametrizations
+    }
+
+
+def test_the_search_of_modules_finds_what_the_noise_of_seeds_hides(base):
+    """A bowl in log space below seed effects ten times its depth: the centre moves to its bottom."""
+    keys = space(base)
+    target = {"optimizer.multipliers.head": 0.5, "model.attention_branch": 2.0}
+    study = Modules(rounds=6, pairs=8)
+
+    def loss(c: Cell) -> float:
+        given = dict(c.variant) or dict.fromkeys(target, 1.0)
+        bowl = sum(0.1 * math.log(given[k] / v) ** 2 for k, v in target.items())
+        return 3 + bowl + noise(c.seed) + 0.001 * noise(c.seed, c.variant)
+
+    rows = finished(study, base, loss)
+    assert len(rows) == 6 * 16 + 8
+    report = study.report(base, rows)
+    after = {line[0]: float(line[2]) for line in report.tables[0][2]}
+    assert set(after) == set(keys)
+    assert after["optimizer.multipliers.head"] == pytest.approx(0.5, rel=0.4)
+    assert after["model.attention_branch"] == pytest.approx(2.0, rel=0.4)
+    assert "better than the start by 0.0" in report.findings[0]
+
+
+def test_batches_of_a_horizon_have_the_same_tokens(base):
+    study = Batch(powers=(-2, -1, 0, 1), horizons=(1, 4), seeds=2)
+    cells = study.plan(base, ())
+    assert {c.rows * c.steps for c in cells} == {40, 160} and {c.scaled for c in cells} == {True, False}
+    assert len(cells) == 2 * (4 * 2 + 4)
+    with pytest.raises(UsageError, match=r"2\^-3"):
+        Batch(powers=(-3, 0, 1)).plan(base, ())
+
+
+@pytest.mark.parametrize("gamma", [0.2, 0.44, 0.8])
+def test_horizon_recovers_gamma_and_tries_it_on_a_longer_run(base, gamma: float):
+    study = Horizon(seeds=3)
+
+    def loss(c: Cell) -> float:
+        best = -gamma * math.log(c.steps / 10)
+        return 2 + 0.1 * (math.log(dict(c.variant)[KAPPA]) - best) ** 2 + noise(c.seed) + 1e-3 * noise(c)
+
+    rows = finished(study, base, loss)
+    found, low, high = study.gamma(base, rows)
+    assert found == pytest.approx(gamma, abs=0.05) and low <= found <= high
+    longer = {dict(r.cell.variant)[KAPPA] for r in rows if r.cell.steps == 80}
+    assert min(abs(math.log(k / 8**-gamma)) for k in longer) < 0.1
+    assert any(line.startswith("Held out, m_D = 8") for line in study.report(base, rows).findings)
+
+
+def test_a_cell_is_trained_for_what_it_says(base, tmp_path):
+    cell = cell_of(base, width=32, rows=8, rate=0.01, seed=3)
+    config = configuration(base, cell, tmp_path)
+    assert (config.model.width, config.rows, config.passes, config.seed, config.data.seed) == (32, 8, 2, 3, 3)
+    row = work(config, cell)
+    assert row and row.cell == cell and row.loss == pytest.approx(row.values["text"]) and row.tokens > 0
+    assert work(config, cell) == Row(**{**vars(row), "seconds": pytest.approx(row.seconds, abs=60)})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_diverges_is_a_result(base, tmp_path):
+    cell = cell_of(base, rate=1e30)
+    row = work(configuration(base, cell, tmp_path), cell)
+    assert row and row.loss == math.inf
+
+
+def test_a_study_is_run_in_processes_reported_and_not_run_twice(base, tmp_path):
+    study = Coordinates(widths=(16, 32), depths=(2, 4), seeds=1, steps=2, parametrizations=("completep",))
+    said = io.StringIO()
+    assert conduct(study, base, tmp_path, Console(file=said, width=200))
+    rows = table.read(tmp_path)
+    assert {(r.cell.width, r.cell.depth) for r in rows} == {(16, 2), (32, 2), (16, 4)}
+    assert all(
+        {"activation/stream/2", "change/logits/2", "update/mlp_out/1", "update/head/2"} <= {*r.values} for r in rows
+    )
+    assert "core-hours" in said.getvalue() and (tmp_path / "width-completep.png").stat().st_size > 10_000
+    page = (tmp_path / "report.html").read_text()
+    assert "data:image/png;base64" in page and "update/attention_in" in page
+    began = json.loads((tmp_path / "study.json").read_text())
+    assert began["study"] == "Coordinates" and "command" not in began["environment"]
+
+    (tmp_path / "table.jsonl").write_text((tmp_path / "table.jsonl").read_text().split("\n")[0] + "\n")
+    assert conduct(chz.replace(study, jobs=1), base, tmp_path, Console(file=io.StringIO()))
+    assert len(table.read(tmp_path)) == 3
+    with pytest.raises(UsageError, match=r"study\.steps=2, not 3"):
+        conduct(chz.replace(study, steps=3), base, tmp_path, Console(file=io.StringIO()))
+
+
+def test_a_run_that_fails_ends_the_study_with_its_reason(base, tmp_path):
+    missing = chz.replace(base, tokenizers=(str(tmp_path / "none"),))
+    with pytest.raises(TrainingError, match="failed: ArtifactError"):
+        conduct(
+            Batch(powers=(0, 1, 2), horizons=(1,), seeds=2), missing, tmp_path / "study", Console(file=io.StringIO())
+        )
+
+
+def test_updates_of_the_probe_are_those_of_the_weights(base):
+    """What a changed matrix adds is the product with its change; a head that has not moved adds nothing."""
+    import torch
+
+    from trimask.data.stream import Stream
+    from trimask.model.transformer import Transformer
+    from trimask.studies.coordinates import Probe, rms
+
+    assert base.validation
+    held_out = next(iter(Stream(base.validation.data, base.model.vocabulary))).masked
+    model = Transformer(base.model)
+    probe = Probe(model, held_out)
+    with torch.no_grad():
+        for block in model.blocks:
+            block.get_submodule("mlp.down").weight.mul_(1.1)
+    before = {n: p.clone() for n, p in model.named_parameters()}
+    read = probe.read()
+    assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
+    assert read["update/head"] == read["update/attention_in"] == 0.0 < read["update/mlp_out"]
+    assert read["update/mlp_out"] == pytest.approx(read["activation/mlp"] / 11, rel=1e-4)
+    assert rms([torch.ones(3), torch.zeros(1)]) == pytest.approx(np.sqrt(0.75))
