@@ -151,7 +151,7 @@ def test_rows_of_a_step_are_whole_passes(rows):
 
 
 def test_budgets_of_tokens_steps_and_minutes_are_one_horizon():
-    """Forty steps of eight rows in two passes: 40 8 23 tokens, and forty times what a step takes if a block takes 7 ms."""
+    """Forty steps of eight rows in two passes: 40 8 23 tokens; forty times a step whose blocks take 7 ms."""
     data = {"rows": 8, "bases": (BASE,)}
     minutes = 40 * step_seconds(config(**data), 0.007) / 60
     by_steps = resolve(config(steps=40, **data)).horizon

@@ -24,8 +24,8 @@ from trimask.train.config import TrainConfig
 from trimask.train.record import environment
 
 STUDY = "study.json"
-ANY = ("study.jobs", "base.run", "base.tokenizers")
-"""Settings that may differ when a study goes on: they do not change its rows."""
+LEFT_OUT = ("jobs", "run", "tokenizers")
+"""Settings that are not kept, since they do not change a row: the data and the vocabulary say which tokenizers."""
 
 
 def conduct(study: Study, base: TrainConfig, folder: Path, console: Console | None = None) -> bool:
@@ -66,11 +66,11 @@ def _held(folder: Path) -> Iterator[None]:
 
 
 def _settings(study: Study, base: TrainConfig) -> dict[str, Any]:
-    return {
-        "study": type(study).__name__,
-        "settings": {f"study.{k}": v for k, v in to_json(study).items()},
-        "base": {f"base.{k}": v for k, v in to_json(base).items()},
-    }
+    def kept(config: object, prefix: str) -> dict[str, Any]:
+        values = to_json(config).items()
+        return {f"{prefix}{k}": v for k, v in values if k.split(".")[0] not in LEFT_OUT}
+
+    return {"study": type(study).__name__, "settings": {**kept(study, "study."), **kept(base, "")}}
 
 
 def _machine() -> dict[str, Any]:
@@ -83,13 +83,12 @@ def _agreed(study: Study, base: TrainConfig, folder: Path) -> bool:
     """Whether the folder has begun this very study."""
     if not (folder / STUDY).exists():
         return False
-    saved, now = read_json(folder / STUDY), json.loads(json.dumps(_settings(study, base)))
-    for part in ("settings", "base"):
-        for key in sorted({*saved[part], *now[part]}):
-            old, new = saved[part].get(key), now[part].get(key)
-            if old != new and not any(key == a or key.startswith(f"{a}.") for a in ANY):
-                raise UsageError(
-                    f"{folder} was begun with {key.removeprefix('base.')}={old}, not {new}: its rows would not be "
-                    "comparable. Give the same settings to go on, or another --out"
-                )
+    saved, now = read_json(folder / STUDY)["settings"], json.loads(json.dumps(_settings(study, base)["settings"]))
+    for key in sorted({*saved, *now}):
+        old, new = saved.get(key), now.get(key)
+        if old != new:
+            raise UsageError(
+                f"{folder} was begun with {key}={old}, not {new}: its rows would not be comparable. Give the same "
+                "settings to go on, or another --out"
+            )
     return True
