@@ -117,7 +117,7 @@ def test_the_critical_batch_leaves_exactly_the_critical_steps(base, m_B, m_D):
 def told(rows: int, base: BasePoint = BASE, beta1: float = 0.9, m_D: float = 1.0) -> list[str]:
     """Cautions for a run of so many rows."""
     horizon = Horizon(base, rows * base.slots, m_D * base.steps * base.rows / rows)
-    return cautions(horizon, beta1, rows, base.slots)
+    return cautions(horizon, horizon.kappa, beta1, rows, base.slots)
 
 
 def one(lines: list[str], *parts: str) -> None:
@@ -125,16 +125,16 @@ def one(lines: list[str], *parts: str) -> None:
 
 
 def test_a_batch_far_from_the_logical_one_is_said():
-    where = ("outside [0.0625, 4]", "logical batch 64;", "between 4 and 256")
+    where = ("outside [0.0625, 4]", "logical batch 64;", "batch.rows from 4 to 256")
     one(told(3), "kappa=0.0469", "3 rows", *where)
     one(told(288), "kappa=4.5", "288 rows", *where)
     # At the edges the rule still holds; sixteen times the tokens make the logical batch 16^0.44 times as large.
     assert told(4) == told(256) == []
-    one(told(4, m_D=16.0), "kappa=0.0185", "logical batch 217;", "between 13.5 and 867")
+    one(told(4, m_D=16.0), "kappa=0.0185", "logical batch 217;", "batch.rows from 14 to 867")
 
 
 def test_a_memory_that_is_too_short_is_said():
-    one(told(256, beta1=0.85), "0.85^4 = 0.52", "below 0.6", "choose batch.rows below 201")
+    one(told(256, beta1=0.85), "0.85^4 = 0.52", "below 0.6", "choose batch.rows from 4 to 201")
     assert told(201, beta1=0.85) == [] and len(told(202, beta1=0.85)) == 1
     assert 64 * math.log(0.6) / math.log(0.85) == pytest.approx(201.2, abs=0.05)
 
@@ -144,6 +144,18 @@ def test_a_batch_past_the_critical_one_is_said():
     one(told(128, base), "10000 steps", "S_crit=15000", "batch.rows=128", "B_crit=85.3 rows")
     assert told(85, base) == [] and len(told(86, base)) == 1
     assert told(64, chz.replace(BASE, critical_steps=20_000)) == []
+
+
+def test_advice_holds_for_what_fixes_the_length_of_the_run():
+    """With a number of steps more rows are more tokens: kappa grows as rows^(1 - gamma)."""
+    by_steps = Horizon(BASE, 1024 * 256, 20_000)
+    (line,) = cautions(by_steps, by_steps.kappa, 0.99, 1024, 256, by_steps=True)
+    most = int(line.rpartition(" to ")[2])
+    assert Horizon(BASE, most * 256, 20_000).kappa <= 4 < Horizon(BASE, (most + 1) * 256, 20_000).kappa
+    short = Horizon(BASE, 64 * 256, 0.02)
+    assert cautions(short, short.kappa, 0.99, 64, 256)[0].endswith("train longer")
+    (line,) = cautions(Horizon(BASE, 64 * 256, 20_000), 100.0, 0.9999, 64, 256)
+    assert "kappa=100" in line and line.endswith("choose another kappa")
 
 
 def test_every_caution_is_said_where_all_hold():

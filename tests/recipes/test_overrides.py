@@ -9,6 +9,7 @@ import pytest
 from trimask import recipes
 from trimask.core.errors import UsageError
 from trimask.optim.schedules import WarmupStableDecay
+from trimask.recipes.families import PRESETS
 from trimask.tokenizers.text import TextTokenizer
 from trimask.train.config import RowSettings
 
@@ -128,3 +129,15 @@ def test_looking_at_recipes_does_not_import_torch():
 
     code = "import sys, trimask.recipes; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+WIDTHS = {"micro": 384, "pilot": 1024, "0.65B": 1536, "1.2B": 2048, "3B": 3072}
+
+
+@pytest.mark.parametrize("name", WIDTHS)
+def test_every_preset_is_a_recipe_of_its_family(name: str):
+    """One dial gives depth, width and heads."""
+    config = recipes.configure(name)
+    family, depth = PRESETS[name]
+    assert (config.model.depth, config.model.width, config.model.head_dim) == (depth, WIDTHS[name], family.head_dim)
+    assert name in recipes.names() and config.base is not None and set(PRESETS) == {"nano", *WIDTHS}

@@ -168,7 +168,7 @@ def test_budgets_of_tokens_steps_and_minutes_are_one_horizon():
 
 
 def test_a_schedule_without_a_base_point_is_an_error_that_lists_those_there_are():
-    with pytest.raises(UsageError, match=r"schedule WarmupStableDecay; there are: Cosine, Other\. .*bases=\(\)"):
+    with pytest.raises(UsageError, match=r"schedule WarmupStableDecay; there are: Cosine, Other\. .*batch\.kappa=1"):
         config(schedule=WarmupStableDecay(), bases=(BASE, chz.replace(BASE, schedule="Other")))
 
 

@@ -110,7 +110,7 @@ def _tokenizer(target: str, console: "Console") -> bool:
 
 def _recipe(target: str, console: "Console") -> bool:
     """Print what can be set in a recipe, if the target is one."""
-    if Path(target).expanduser().exists() or not re.fullmatch(r"[\w-]+|[\w./]+:\w+", target):
+    if Path(target).expanduser().exists() or not re.fullmatch(r"[\w.-]+|[\w./]+:\w+", target):
         return False
     from trimask import recipes
 

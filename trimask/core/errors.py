@@ -5,7 +5,8 @@
     ├── DataError           a source, record or prepared set that cannot be used
     │   └── RecordError     one bad record; collected into `rejected.jsonl`
     ├── ArtifactError       a checkpoint or tokenizer that is missing, damaged or does not fit
-    └── TrainingError       a run that must stop (non-finite loss, run folder in use)
+    └── TrainingError       a run that must stop (run folder in use, no memory)
+        └── DivergedError   its loss or a gradient is not finite
 
 Each message says what was wrong, where (file, record, field), and what to do. The command line
 prints the message alone and exits with the class's `exit_code`.
@@ -55,3 +56,7 @@ class TrainingError(TrimaskError, RuntimeError):
     """A run had to stop; its message names the step and the file that helps to find out why."""
 
     exit_code = 5
+
+
+class DivergedError(TrainingError):
+    """The loss or a gradient of a run is not finite."""

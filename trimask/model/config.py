@@ -9,6 +9,7 @@ from trimask.core.errors import UsageError
 from trimask.core.modality import Vocabulary
 
 Parametrization = Literal["completep", "mup", "standard"]
+POSITIVE = ("mlp_ratio", "rope_base", "attention_branch", "mlp_branch", "embedding_std", "head_std")
 
 
 @chz.chz
@@ -24,7 +25,7 @@ class ModelConfig:
     depth: int = chz.field(default=6, doc="number of blocks")
     width: int = chz.field(
         default=None,  # pyright: ignore[reportArgumentType]
-        munger=if_none(lambda c: max(1, c.aspect * c.depth // c.head_dim) * c.head_dim),
+        munger=if_none(lambda c: max(1, c.aspect * c.depth // max(1, c.head_dim)) * c.head_dim),
         doc="residual width D; by default aspect times depth, in whole heads",
     )
     aspect: int = chz.field(default=48, doc="width over depth, where the width is not given")
@@ -45,8 +46,11 @@ class ModelConfig:
 
     @chz.validate
     def _check(self):
-        if self.depth < 1 or self.base_depth < 1 or self.base_width < 1:
-            raise UsageError("model: depth, base_depth and base_width must be at least 1")
+        whole = ("depth", "width", "aspect", "head_dim", "base_depth", "base_width")
+        bad = [name for name in whole if getattr(self, name) < 1]
+        bad += [name for name in POSITIVE if not getattr(self, name) > 0]
+        if bad:
+            raise UsageError(f"model.{bad[0]}={getattr(self, bad[0])} must be positive")
         if self.width % self.head_dim:
             raise UsageError(f"model.width={self.width} is not a multiple of model.head_dim={self.head_dim}")
         if self.head_dim % 4:

@@ -248,6 +248,11 @@ class Transformer(nn.Module):
             self.body = before
 
 
+def matrix_std(fan_in: int) -> float:
+    """Standard deviation of a matrix at the start, but for embeddings and output weights."""
+    return 0.5 * fan_in**-0.5
+
+
 @torch.no_grad()
 def initialise(model: Transformer, seed: int) -> None:
     """All initial weights, from one generator.
@@ -274,6 +279,6 @@ def initialise(model: Transformer, seed: int) -> None:
         elif name.startswith("embedding.") and ".place." not in name:
             p.normal_(0.0, config.embedding_std, generator=generator)
         elif p.ndim == 2:
-            p.normal_(0.0, 0.5 * p.shape[1] ** -0.5, generator=generator)
+            p.normal_(0.0, matrix_std(p.shape[1]), generator=generator)
         else:
             raise AssertionError(f"no initialisation rule for {name}")

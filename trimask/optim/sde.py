@@ -7,7 +7,7 @@ noise: rate by kappa, momentum to the power kappa, decay as it is. Nothing is cl
 """
 
 from dataclasses import dataclass
-from math import log
+from math import ceil, log
 
 import chz
 
@@ -111,35 +111,40 @@ def factors(kappa: float, kind: Kind) -> Factors:
     return Factors(kappa**0.5, kappa**-0.5, kappa**0.5, kappa)
 
 
-def cautions(horizon: Horizon, beta1: float, rows: float, slots: int, by_steps: bool = False) -> list[str]:
-    """What a user must know of a run that leaves the range in which the rule was measured. `rows` of `slots` a step.
+def cautions(horizon: Horizon, k: float, beta1: float, rows: int, slots: int, by_steps: bool = False) -> list[str]:
+    """What a user must know of a run that leaves the range in which the rule was measured.
 
-    With `by_steps` the run's length is a number of steps, so that more rows are also more tokens.
+    `k` is kappa, `rows` of `slots` positions are a step. With `by_steps` the run's length is a number of steps, so
+    that more rows are also more tokens.
     """
-    k, base = horizon.kappa, horizon.base
-    logical = horizon.logical_positions / slots
-    power = 1 / (1 - base.gamma) if by_steps and base.gamma < 1 else 1.0
+    base = horizon.base
+    by_hand = k != horizon.kappa
+    power = 1.0 if not by_steps else 1 / (1 - base.gamma) if base.gamma < 1 else None
 
-    def rows_at(wanted: float) -> float:
-        """Rows at which kappa is `wanted`, all else as it is."""
-        return rows * (wanted / k) ** power
+    def advice(low: float, high: float) -> str:
+        """Which rows give a kappa in a range."""
+        if by_hand or power is None:
+            return "choose another kappa" if by_hand else "choose another length"
+        least, most = (rows * (wanted / k) ** power for wanted in (low, high))
+        return f"choose batch.rows from {max(1, ceil(least))} to {int(most)}" if most >= 1 else "train longer"
 
     out = []
     if not NARROW <= k <= WIDE:
+        logical = horizon.logical_positions / slots
         out.append(
-            f"kappa={k:.3g} is outside [{NARROW:g}, {WIDE:g}], where nothing was measured: a step has {rows:g} rows, "
-            f"the logical batch {logical:.3g}; choose batch.rows between {rows_at(NARROW):.3g} and {rows_at(WIDE):.3g}"
+            f"kappa={k:.3g} is outside [{NARROW:g}, {WIDE:g}], where nothing was measured: a step has {rows} rows, "
+            f"the logical batch {logical:.3g}; {advice(NARROW, WIDE)}"
         )
     if beta1 > 0 and beta1**k < SHORT_MEMORY:
         out.append(
             f"beta1^kappa = {beta1:g}^{k:.3g} = {beta1**k:.2f} is below {SHORT_MEMORY:g}, too short a memory; "
-            f"choose batch.rows below {rows_at(log(SHORT_MEMORY) / log(beta1)):.3g}"
+            f"{advice(NARROW, log(SHORT_MEMORY) / log(beta1))}"
         )
     if horizon.steps < base.critical_steps:
-        cure = f"at least {base.critical_steps} steps" if by_steps else "fewer rows or a longer run"
+        cure = f"train for at least {base.critical_steps} steps" if by_steps else "choose fewer rows or a longer run"
         out.append(
-            f"the run has {horizon.steps:.0f} steps, fewer than S_crit={base.critical_steps}: batch.rows={rows:g} is "
-            f"past the critical batch B_crit={horizon.critical_positions / slots:.3g} rows and the loss will be "
-            f"higher than need be; choose {cure}"
+            f"the run has {horizon.steps:.0f} steps, fewer than S_crit={base.critical_steps}: batch.rows={rows} is "
+            f"past the critical batch of so many tokens, B_crit={horizon.critical_positions / slots:.3g} rows, and the "
+            f"loss will be higher than need be; {cure}"
         )
     return out

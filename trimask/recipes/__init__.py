@@ -32,9 +32,12 @@ Recipe = Callable[[], Any]
 
 def names() -> list[str]:
     """Recipes that come with the package: modules that define a function of their own name, and the presets."""
-    modules = [m.name for m in pkgutil.iter_modules(__path__)]
-    own = sorted(m.replace("_", "-") for m in modules if hasattr(_module(f"{__name__}.{m}", m), m))
+    own = sorted(m.replace("_", "-") for m in _modules() if hasattr(_module(f"{__name__}.{m}", m), m))
     return [*own, *(name for name in _presets() if name not in own)]
+
+
+def _modules() -> list[str]:
+    return [m.name for m in pkgutil.iter_modules(__path__)]
 
 
 def _presets() -> Sequence[str]:
@@ -54,7 +57,7 @@ def find(name: str) -> Recipe:
             )
         function = name.replace("-", "_")
         module = f"{__name__}.{function}"
-        if name in _presets() and importlib.util.find_spec(module) is None:
+        if name in _presets() and function not in _modules():
             from trimask.recipes.tri import sized
 
             return partial(sized, name)

@@ -1,5 +1,6 @@
 """What a study is: a plan of trainings that depends on those that are finished, and a report of all."""
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -54,10 +55,9 @@ class Study(ABC):
 
 def cell_of(base: TrainConfig, **changes) -> Cell:
     """The cell of the base configuration, changed."""
-    steps = base.budget.steps
+    model, steps = base.model, base.budget.steps
     if steps is None:
-        raise UsageError(
-            "a study needs a budget in steps; write budget.steps=1000 budget.tokens=None budget.minutes=None"
-        )
-    first = Cell(base.model.width, base.model.depth, base.rows, steps, base.optimizer.rate)
-    return Cell(**{**vars(first), **changes})
+        raise UsageError("a study needs a budget in steps; write budget.steps=1000 and no other budget")
+    rule = model.parametrization
+    first = Cell(model.width, model.depth, base.rows, steps, base.optimizer.rate, parametrization=rule)
+    return dataclasses.replace(first, **changes)

@@ -6,7 +6,7 @@ does is S_crit, measured at several horizons since it should be the same at all.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import chz
 import numpy as np
@@ -32,6 +32,8 @@ class Batch(Study):
             raise UsageError("study: at least three powers with 0 among them, two seeds, and horizons of 1 or more")
 
     def plan(self, base: TrainConfig, rows: Sequence[Row]) -> list[Cell]:
+        if base.base is None:
+            raise UsageError("study batch compares settings that follow a base point with such that do not: add bases")
         return [
             self._cell(base, power, horizon, scaled, seed)
             for seed in range(self.seeds)
@@ -45,11 +47,13 @@ class Batch(Study):
 
     def _cell(self, base: TrainConfig, power: int, horizon: int, scaled: bool, seed: int) -> Cell:
         first = cell_of(base)
-        rows = first.rows * 2.0**power
-        steps = horizon * first.steps * first.rows / rows
-        if rows < 1 or steps < 1:
-            raise UsageError(f"study.powers: 2^{power} times {first.rows} rows is no batch of {horizon} base runs")
-        return cell_of(base, rows=round(rows), steps=round(steps), scaled=scaled, seed=seed)
+        rows, tokens = first.rows * 2.0**power, horizon * first.steps * first.rows
+        if rows != int(rows) or rows < 1 or tokens % rows:
+            raise UsageError(
+                f"study.powers: 2^{power} times {first.rows} rows is no batch that divides {horizon} times "
+                f"{first.steps} steps; leave it out"
+            )
+        return cell_of(base, rows=int(rows), steps=round(tokens / rows), scaled=scaled, seed=seed)
 
     def report(self, base: TrainConfig, rows: Sequence[Row]) -> Report:
         out = Report("Final loss against the physical batch")
@@ -62,7 +66,7 @@ class Batch(Study):
             tokens = horizon * first.steps * first.rows
             curves = {}
             for scaled in (True, False):
-                basin = {b: g for (s, b, n), g in groups.items() if s == scaled and round(b * n / tokens, 1) == 1}
+                basin = {b: g for (s, b, n), g in groups.items() if s == scaled and b * n == tokens}
                 if not basin:
                     continue
                 curves["with the rule" if scaled else "without"] = means = fits.adjusted(basin)
@@ -72,11 +76,20 @@ class Batch(Study):
                         [str(horizon), "yes" if scaled else "no", f"{b:g}", f"{tokens / b:.0f}", f"{loss:.4f}",
                          f"{gap:+.4f} +- {error:.4f}"]
                     )  # fmt: skip
+                paired = fits.residual(basin)
+                label = "with" if scaled else "without"
+                out.findings.append(
+                    f"Horizon {horizon}, {label} the rule: from {min(basin)} to {max(basin)} rows the loss ranges over "
+                    f"{max(means.values()) - min(means.values()):.4f} nats; noise that seeds do not share {paired:.4f}."
+                )
                 if scaled and len(means) == len(self.powers):
-                    rows_there, steps_there = knee(means, tokens, noise)
+                    there = knee(means, paired / math.sqrt(self.seeds))
                     out.findings.append(
-                        f"Horizon {horizon}: the loss rises by twice the seed noise beyond {rows_there:.0f} rows: "
-                        f"S_crit = {steps_there:.0f} steps."
+                        f"Horizon {horizon}: no critical batch up to {max(basin)} rows: S_crit is at most "
+                        f"{tokens / max(basin):.0f} steps."
+                        if there is None
+                        else f"Horizon {horizon}: the loss leaves its floor at {there:.0f} rows: "
+                        f"S_crit = {tokens / there:.0f} steps."
                     )
             if curves:
                 out.plots[f"horizon-{horizon}"] = plots.basins(curves, f"horizon {horizon}", "rows of a step")
@@ -85,20 +98,17 @@ class Batch(Study):
         return out
 
 
-def knee(means: "dict[float, float]", tokens: float, noise: float) -> tuple[float, float]:
-    """(rows, steps) at which the loss leaves its floor by twice the noise, between two batches by interpolation.
+def knee(means: Mapping[float, float], error: float) -> float | None:
+    """Rows at which the mean loss leaves its floor by twice its error, by interpolation in the log of the rows.
 
-    The floor is the mean of the better half. `tokens` is rows times steps. Infinite where it never leaves it.
+    The floor is the mean of the better half. None where the largest batch is still on it, or the error is not known.
     """
     floor = float(np.mean(sorted(means.values())[: math.ceil(len(means) / 2)]))
-    limit = floor + 2 * noise
+    limit = floor + 2 * error
     sizes = sorted(means)
-    above = [b for b in sizes if means[b] > limit]
     fine = [b for b in sizes if means[b] <= limit]
-    if not above or not fine or above[-1] < fine[-1]:
-        return math.inf, 0.0
-    low = fine[-1]
-    high = next(b for b in sizes if b > low)
-    share = (limit - means[low]) / (means[high] - means[low])
-    rows = low * (high / low) ** share
-    return rows, tokens / rows
+    if not fine or fine[-1] == sizes[-1]:
+        return None
+    low, high = fine[-1], sizes[sizes.index(fine[-1]) + 1]
+    share = (limit - means[low]) / (means[high] - means[low]) if math.isfinite(means[high]) else 0.0
+    return low * (high / low) ** share

@@ -8,7 +8,7 @@ runs/          runs that are not finished
 
 import fcntl
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from rich.console import Console
 from trimask.core.config import to_json
 from trimask.core.errors import TrainingError, UsageError
 from trimask.core.files import read_json, write_json
+from trimask.data.manifest import read_manifest
 from trimask.studies import report, sweep, table
 from trimask.studies.base import Study
 from trimask.train.config import TrainConfig
@@ -25,26 +26,31 @@ from trimask.train.record import environment
 
 STUDY = "study.json"
 LEFT_OUT = ("jobs", "run", "tokenizers")
-"""Settings that are not kept, since they do not change a row: the data and the vocabulary say which tokenizers."""
+"""Settings that are not kept, since they do not change a row: the sets' fingerprints say which tokenizers."""
 
 
 def conduct(study: Study, base: TrainConfig, folder: Path, console: Console | None = None) -> bool:
     """Run what is missing and write the report. False when a signal ended it; the same call goes on.
 
-    Raises `UsageError` when the folder holds rows of other settings, `TrainingError` when it is in use.
+    The study's own settings may change between calls (one more width, one more seed): rows that are there stay and
+    are used where they fit. Raises `UsageError` when the folder holds rows of runs with other settings, or the runs
+    have no validation, `TrainingError` when it is in use.
     """
     console = console or Console()
+    if base.validation is None:
+        raise UsageError("a study compares losses on held-out data: the recipe needs a validation")
     with _held(folder):
-        begun = _agreed(study, base, folder)
+        now = _content(study, base)
+        before = _agreed(now, folder)
         rows = table.read(folder)
         known = table.known(rows)
         expected = study.expected(base)
         if missing := [cell for cell in study.plan(base, rows) if cell not in known]:
             left = [*missing, *expected[len(rows) + len(missing) :]]
-            seconds = sweep.price(study, base, folder, left, console)
-            if not begun:
-                content = {**_settings(study, base), "environment": _machine(), "core_hours": round(seconds / 3600, 2)}
-                write_json(folder / STUDY, content)
+            hours = round(sweep.price(study, base, folder, left, console) / 3600, 2)
+            write_json(folder / STUDY, {**now, "core_hours": before.get("core_hours", hours)})
+            if before and before["environment"]["source"] != now["environment"]["source"]:
+                console.print("the package has changed since this study began; its rows are of both", highlight=False)
         rows, asked = sweep.sweep(study, base, folder, len(expected), console)
         written = report.write(study.report(base, rows), rows, folder)
         console.print(f"{len(rows)} runs; {written}", highlight=False)
@@ -65,30 +71,37 @@ def _held(folder: Path) -> Iterator[None]:
         yield
 
 
-def _settings(study: Study, base: TrainConfig) -> dict[str, Any]:
-    def kept(config: object, prefix: str) -> dict[str, Any]:
-        values = to_json(config).items()
-        return {f"{prefix}{k}": v for k, v in values if k.split(".")[0] not in LEFT_OUT}
+def _content(study: Study, base: TrainConfig) -> dict[str, Any]:
+    """What is written down before a study starts, without what is this machine's alone."""
 
-    return {"study": type(study).__name__, "settings": {**kept(study, "study."), **kept(base, "")}}
+    def kept(config: object) -> dict[str, Any]:
+        return {k: v for k, v in to_json(config).items() if k.split(".")[0] not in LEFT_OUT}
+
+    assert base.validation is not None
+    sets = [s.path for s in (*base.data.sources, *base.validation.data.sources)]
+    machine = environment()
+    names = ("trimask", "source", "python", "packages", "processor", "threads", "gpus")
+    content = {
+        "study": type(study).__name__,
+        "settings": kept(study),
+        "runs": kept(base),
+        "sets": {path: read_manifest(Path(path)).fingerprint for path in sets},
+        "environment": {k: machine[k] for k in names},
+    }
+    return json.loads(json.dumps(content))
 
 
-def _machine() -> dict[str, Any]:
-    """Versions and processor, without what is this machine's alone."""
-    found = environment()
-    return {k: found[k] for k in ("trimask", "source", "python", "packages", "processor", "threads", "gpus")}
-
-
-def _agreed(study: Study, base: TrainConfig, folder: Path) -> bool:
-    """Whether the folder has begun this very study."""
+def _agreed(now: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """What the folder was begun with, empty where it is new. Raises `UsageError` where its runs are others."""
     if not (folder / STUDY).exists():
-        return False
-    saved, now = read_json(folder / STUDY)["settings"], json.loads(json.dumps(_settings(study, base)["settings"]))
-    for key in sorted({*saved, *now}):
-        old, new = saved.get(key), now.get(key)
-        if old != new:
-            raise UsageError(
-                f"{folder} was begun with {key}={old}, not {new}: its rows would not be comparable. Give the same "
-                "settings to go on, or another --out"
-            )
-    return True
+        return {}
+    saved = read_json(folder / STUDY)
+    for part in ("runs", "sets"):
+        for key in sorted({*saved[part], *now[part]}):
+            old, new = saved[part].get(key), now[part].get(key)
+            if old != new:
+                raise UsageError(
+                    f"{folder} was begun with {key}={old}, not {new}: its rows would not be comparable. Give the same "
+                    "settings to go on, or another --out"
+                )
+    return saved

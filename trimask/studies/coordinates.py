@@ -11,6 +11,8 @@ A quantity that follows its rule is flat: the slope of its log over the log of w
 by their change alone: at the start they shrink with the width, as they must.
 """
 
+import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from itertools import islice
@@ -27,7 +29,7 @@ from trimask.model.block import Linear
 from trimask.model.transformer import Transformer
 from trimask.optim import gradients
 from trimask.optim.optimizer import Optimizer
-from trimask.optim.parametrization import group_of
+from trimask.optim.parametrization import group_of, groups
 from trimask.studies import fits, plots
 from trimask.studies.base import Report, Study, cell_of
 from trimask.studies.table import Cell, Row
@@ -58,10 +60,11 @@ class Coordinates(Study):
             raise UsageError(f"study: at least two widths, two depths, {FROM} steps and a seed are needed")
 
     def plan(self, base: TrainConfig, rows: Sequence[Row]) -> list[Cell]:
-        first = cell_of(base, steps=self.steps, rate=self.rate * base.optimizer.rate)
+        # With kappa of 1: so short a run has no horizon to follow.
+        first = cell_of(base, steps=self.steps, rate=self.rate * base.optimizer.rate, scaled=False)
         shapes = [(w, base.model.base_depth) for w in self.widths] + [(base.model.base_width, d) for d in self.depths]
         return [
-            Cell(**{**vars(first), "width": w, "depth": d, "seed": seed, "parametrization": p})
+            dataclasses.replace(first, width=w, depth=d, seed=seed, parametrization=p)
             for p in self.parametrizations
             for w, d in dict.fromkeys(shapes)
             for seed in range(self.seeds)
@@ -81,7 +84,7 @@ class Coordinates(Study):
             for axis in ("width", "depth"):
                 chosen = [r for r in rows if r.cell.parametrization == p and self._varies(base, r.cell, axis)]
                 slopes = fits.slopes(chosen, axis)
-                judged = {k: s for k, s in slopes.items() if _judged(k)}
+                judged = {k: slope for k, slope in slopes.items() if _judged(k)}
                 if not judged:
                     continue
                 worst[axis] = max(judged, key=lambda k: abs(judged[k]))
@@ -115,23 +118,23 @@ def _judged(quantity: str) -> bool:
 def measure(config: TrainConfig, cell: Cell) -> Row:
     """Take the steps of a cell and look at the network after each."""
     v = config.model.vocabulary
-    assert config.validation is not None
+    assert config.validation is not None  # conduct() sees to it
     batches = list(islice(Stream(config.data, v), cell.steps * config.passes))
     held_out = next(iter(Stream(config.validation.data, v))).masked
     resolved = resolve(config)
     model = Transformer(config.model, config.seed)
     optimizer = Optimizer(resolved.optimizer, model, resolved.scale, resolved.kappa)
     probe = Probe(model, held_out)
-    values, loss = {}, 0.0
+    values, loss = {}, math.nan
     for step in range(1, cell.steps + 1):
-        taken, batches = batches[: config.passes], batches[config.passes :]
+        taken = batches[(step - 1) * config.passes : step * config.passes]
         maskable = sum(b.masked.maskable for b in taken)
         optimizer.zero_grad()
-        for batch in taken:
-            outcome = evaluate(model, batch.masked, maskable)
-            outcome.loss.backward()
-            loss = float(outcome.loss.detach())
-        norm = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()
+        outcomes = [evaluate(model, batch.masked, maskable) for batch in taken]
+        total = torch.stack([outcome.loss for outcome in outcomes]).sum()
+        total.backward()
+        loss = float(total.detach())
+        norm = gradients.total(gradients.norms(groups(model)))
         gradients.clip(model.parameters(), norm, resolved.optimizer.clip)
         optimizer.step()
         values |= {f"{k}/{step}": x for k, x in probe.read().items()}

@@ -76,9 +76,31 @@ def spread(groups: Sequence[Mapping[int, float]]) -> float:
 
 
 def slopes(rows: Sequence[Row], axis: str) -> dict[str, float]:
-    """Slope of log value over log width or depth, by least squares over all seeds, of every value that is positive."""
+    """Slope of log value over log width or depth, by least squares over all seeds.
+
+    A value that is 0 somewhere has none and is left out; one that is not finite somewhere has an infinite one.
+    """
     at = np.log([getattr(row.cell, axis) for row in rows])
     if len(set(at)) < 2:
         return {}
-    names = [k for k in rows[0].values if all(row.values.get(k, 0) > 0 for row in rows)]
-    return {k: float(np.polyfit(at, np.log([row.values[k] for row in rows]), 1)[0]) for k in names}
+    out = {}
+    for key in rows[0].values:
+        values = np.array([row.values.get(key, 0.0) for row in rows])
+        if not np.isfinite(values).all():
+            out[key] = math.inf
+        elif (values > 0).all():
+            out[key] = float(np.polyfit(at, np.log(values), 1)[0])
+    return out
+
+
+def residual(points: Mapping[float, Mapping[int, float]]) -> float:
+    """Standard deviation of a loss around its setting's mean, freed of what its seed does to all settings.
+
+    nan where there are not enough finite losses to tell.
+    """
+    effect = _seed_effects(points)
+    left = [{s: v - effect[s] for s, v in of.items()} for of in points.values() if all(map(math.isfinite, of.values()))]
+    seeds = max((len(of) for of in left), default=0)
+    # The effects of the seeds were fitted on the same numbers.
+    correction = math.sqrt(len(left) / (len(left) - 1)) if len(left) > 1 and seeds > 1 else math.nan
+    return spread(left) * correction

@@ -1,8 +1,9 @@
 """`trimask study horizon`: by what power of the horizon does the logical batch grow?
 
 At the base's batch and several lengths of a run kappa is set by hand over a grid. What is best falls as m_D^-gamma:
-gamma is the slope of a line through the minima of parabolas, with an interval from a bootstrap over seeds. A longer
-run that the fit has not seen is then trained with the fitted gamma and with others.
+gamma is the slope of a line through the minima of parabolas, with an interval from a bootstrap of what the parabolas
+and the effects of the seeds leave. A longer run that the fit has not seen is then trained with the kappa that follows
+and with its neighbours.
 """
 
 import math
@@ -49,7 +50,7 @@ class Horizon(Study):
         known = fits.losses(rows)
         if not all(cell in known for cell in fitted):
             return fitted
-        gamma, _, _ = self.gamma(base, rows)
+        gamma = self.fitted(self.losses(base, rows))
         own = self._rounded(self.held_out**-gamma)
         grid = [own * 2.0**power for power in (0, -1, 1)]
         return [*fitted, *(self._cell(base, self.held_out, k, s) for s in range(self.seeds) for k in grid)]
@@ -69,17 +70,34 @@ class Horizon(Study):
     def _cell(self, base: TrainConfig, m: float, kappa: float, seed: int) -> Cell:
         return cell_of(base, steps=round(m * cell_of(base).steps), seed=seed, variant=((KAPPA, kappa),))
 
-    def gamma(self, base: TrainConfig, rows: Sequence[Row]) -> tuple[float, float, float]:
-        """gamma and the ends of its interval of 95 %."""
-        basins = {m: self._basin(base, rows, m) for m in self.horizons}
-        rng = generator("horizon", "bootstrap")
-        drawn = [self._fit(basins, rng.integers(0, self.seeds, self.seeds)) for _ in range(RESAMPLES)]
-        low, high = np.quantile(drawn, (0.025, 0.975))
-        return self._fit(basins, np.arange(self.seeds)), float(low), float(high)
-
-    def _fit(self, basins: Mapping[float, Mapping[float, Mapping[int, float]]], seeds: np.ndarray) -> float:
-        best = [math.log(minimum(basin, seeds)) for basin in basins.values()]
+    def fitted(self, basins: Mapping[float, np.ndarray]) -> float:
+        """gamma: minus the slope of log kappa over log m_D through the minima. Losses are (kappa, seed)."""
+        best = [math.log(minimum(self._kappas(m), losses.mean(1))) for m, losses in basins.items()]
         return -float(np.polyfit(np.log(list(basins)), best, 1)[0])
+
+    def interval(self, basins: Mapping[float, np.ndarray]) -> tuple[float, float]:
+        """Ends of the interval of 95 % of gamma, from resampled residuals."""
+        smooth = {m: smoothed(self._kappas(m), losses) for m, losses in basins.items()}
+        left = np.concatenate([(losses - smooth[m]).ravel() for m, losses in basins.items()])
+        fitted_there = sum(3 + losses.shape[1] - 1 for losses in basins.values())
+        left = left * math.sqrt(len(left) / max(1, len(left) - fitted_there))
+        rng = generator("horizon", "bootstrap")
+        drawn = [self.fitted({m: s + rng.choice(left, s.shape) for m, s in smooth.items()}) for _ in range(RESAMPLES)]
+        low, high = np.quantile(drawn, (0.025, 0.975))
+        return float(low), float(high)
+
+    def _kappas(self, m: float) -> list[float]:
+        return [self._grid(m, power) for power in self.powers]
+
+    def losses(self, base: TrainConfig, rows: Sequence[Row]) -> dict[float, np.ndarray]:
+        """Losses (kappa, seed) of every horizon that is fitted on; those that diverged a little above the worst."""
+        known = fits.losses(rows)
+        return {
+            m: fits.finite(
+                [[known[self._cell(base, m, k, s)] for s in range(self.seeds)] for k in self._kappas(m)], DIVERGED
+            )
+            for m in self.horizons
+        }
 
     def _basin(self, base: TrainConfig, rows: Sequence[Row], m: float) -> dict[float, dict[int, float]]:
         steps = round(m * cell_of(base).steps)
@@ -98,16 +116,19 @@ class Horizon(Study):
         out.plots["kappa"] = plots.basins(shown, "horizons", "kappa")
         noise = fits.spread([seeds for basin in basins.values() for seeds in basin.values()])
         out.findings.append(f"Seed noise (standard deviation of one setting over its seeds): {noise:.4f} nats a token.")
-        if all(self._cell(base, m, self._grid(m, power), s) in fits.losses(rows) for m in self.horizons
-               for power in self.powers for s in range(self.seeds)):  # fmt: skip
-            gamma, low, high = self.gamma(base, rows)
-            out.findings.append(f"gamma = {gamma:.2f}, 95 % interval {low:.2f} to {high:.2f} (bootstrap over seeds).")
-            every = np.arange(self.seeds)
+        known = fits.losses(rows)
+        cells = [self._cell(base, m, k, n) for m in self.horizons for k in self._kappas(m) for n in range(self.seeds)]
+        if all(cell in known for cell in cells):
+            losses = self.losses(base, rows)
+            gamma, (low, high) = self.fitted(losses), self.interval(losses)
+            out.findings.append(f"gamma = {gamma:.2f}, 95 % interval {low:.2f} to {high:.2f} (bootstrap of residuals).")
+            best = {m: minimum(self._kappas(m), of.mean(1)) for m, of in losses.items()}
+            inside = {m: self._kappas(m)[0] < k < self._kappas(m)[-1] for m, k in best.items()}
             out.tables.append(
                 (
                     "Best kappa",
-                    ["m_D", "kappa", "fitted m_D^-gamma"],
-                    [[f"{m:g}", f"{minimum(basins[m], every):.3f}", f"{m**-gamma:.3f}"] for m in self.horizons],
+                    ["m_D", "kappa", "fitted m_D^-gamma", "within the grid"],
+                    [[f"{m:g}", f"{k:.3f}", f"{m**-gamma:.3f}", "yes" if inside[m] else "no"] for m, k in best.items()],
                 )
             )
             if basin := basins[self.held_out]:
@@ -132,13 +153,18 @@ class Horizon(Study):
         return out
 
 
-def minimum(basin: Mapping[float, Mapping[int, float]], seeds: np.ndarray) -> float:
-    """Where a parabola in log kappa through the losses of these seeds has its minimum, at most a step outside."""
-    kappas = sorted(basin)
-    losses = fits.finite([[basin[k][int(s)] for s in seeds] for k in kappas], DIVERGED).mean(1)
+def minimum(kappas: Sequence[float], losses: np.ndarray) -> float:
+    """Where a parabola in log kappa through the losses has its minimum, at most a step outside of the grid."""
     x = np.log(kappas)
     a, b, _ = np.polyfit(x, losses, 2)
     step = x[1] - x[0]
     if a <= 0:
         return kappas[int(losses.argmin())]
     return float(np.exp(np.clip(-b / (2 * a), x[0] - step, x[-1] + step)))
+
+
+def smoothed(kappas: Sequence[float], losses: np.ndarray) -> np.ndarray:
+    """Losses (kappa, seed) as a parabola in log kappa and an effect of the seed."""
+    x = np.log(kappas)
+    parabola = np.polyval(np.polyfit(x, losses.mean(1), 2), x)
+    return parabola[:, None] + (losses.mean(0) - losses.mean())[None]

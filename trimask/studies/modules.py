@@ -15,11 +15,11 @@ import numpy as np
 
 from trimask.core.errors import UsageError
 from trimask.core.rng import generator
-from trimask.optim.parametrization import COMPLETEP
 from trimask.studies import fits, plots
 from trimask.studies.base import Report, Study, cell_of
 from trimask.studies.table import Cell, Row
 from trimask.train.config import TrainConfig
+from trimask.train.resolve import resolve
 
 MEMORIES = ("optimizer.beta1", "optimizer.beta2", "optimizer.momentum")
 """Searched as the log of 1 - beta."""
@@ -90,8 +90,10 @@ class Modules(Study):
             )
         )
         out.plots["rounds"] = plots.line("round", "mean loss, nats a token", [*range(1, len(means) + 1)], means)
+        if len(done) < self.rounds:
+            return out
         pairs = [(known[a], known[b]) for a, b in self._confirmation(base, known) if a in known and b in known]
-        if len(done) == self.rounds and len(pairs) > 1:
+        if len(pairs) > 1:
             gain, error = fits.mean_error([a - b for a, b in pairs])
             out.findings.append(
                 f"On {len(pairs)} other seeds the result is better than the start by {gain:.4f} +- {error:.4f} nats a "
@@ -152,7 +154,7 @@ class Round:
 
 def space(base: TrainConfig) -> list[str]:
     """Settings that are searched."""
-    rates = [f"optimizer.multipliers.{group}" for group in COMPLETEP]
+    rates = [f"optimizer.multipliers.{group}" for group in resolve(base).groups()]
     if base.optimizer.matrices == "adamw":
         return [*rates, *MEMORIES[:2], *PLAIN]
     return [*rates, *MEMORIES, *PLAIN]

@@ -3,7 +3,10 @@
 import contextlib
 import multiprocessing
 import os
+import shutil
+import signal
 import time
+import traceback
 from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -19,7 +22,8 @@ from trimask.data.stream import Stream
 from trimask.studies import table
 from trimask.studies.base import Study
 from trimask.studies.table import Cell, Row
-from trimask.studies.training import configuration, step_seconds
+from trimask.studies.training import configuration, measured_step
+from trimask.train import record
 from trimask.train.config import TrainConfig
 
 RUNS = "runs"
@@ -35,6 +39,19 @@ def sweep(study: Study, base: TrainConfig, folder: Path, total: int, console: Co
     """
     rows = table.read(folder)
     running: dict[Connection, tuple[Any, Cell]] = {}
+
+    def collect(end: Connection) -> Cell:
+        """Take in what a process has sent before it ended."""
+        process, cell = running.pop(end)
+        row = _received(end, cell, folder)
+        process.join()
+        if row is not None:
+            table.append(folder, row)
+            rows.append(row)
+            _discard(folder / RUNS, cell)
+        return cell
+
+    _tidy(folder / RUNS, rows)
     with interruptible() as asked, progress(console, total, len(rows), "runs") as show:
         try:
             while not asked:
@@ -47,18 +64,16 @@ def sweep(study: Study, base: TrainConfig, folder: Path, total: int, console: Co
                     running[end] = process, cell
                 for end in wait(list(running), timeout=PATIENCE):
                     assert isinstance(end, Connection)
-                    process, cell = running.pop(end)
-                    row = _received(end, cell, folder)
-                    process.join()
-                    if row is not None:
-                        table.append(folder, row)
-                        rows.append(row)
-                        show(len(rows), f"{cell.key}: {row.loss:.4f}")
+                    cell = collect(end)
+                    show(len(rows), f"{cell.key}: {rows[-1].loss:.4f}")
         finally:
             for process, _ in running.values():
                 process.terminate()  # a run that is asked to end saves its state first
             for process, _ in running.values():
                 process.join()
+            for end in list(running):
+                with contextlib.suppress(TrainingError):
+                    collect(end)  # it may have come to its end all the same
     return rows, asked
 
 
@@ -68,7 +83,12 @@ def _start(study: Study, base: TrainConfig, folder: Path, cell: Cell) -> tuple[C
     made = configuration(base, cell, folder / RUNS)
     arguments = (there, type(study), to_json(study), to_json(made), cell, folder / RUNS)
     process = spawned.Process(target=_work, args=arguments)
-    process.start()
+    # Ctrl-C is for the parent alone, which asks for the end once; a child inherits what is ignored here.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process.start()
+    finally:
+        signal.signal(signal.SIGINT, before)
     there.close()
     return here, process
 
@@ -77,21 +97,17 @@ def _work(
     end: Connection, kind: type[Study], settings: dict[str, Any], config: dict[str, Any], cell: Cell, runs: Path
 ) -> None:
     """In the process of a cell: train, and send what came of it."""
+    os.setsid()
     end_with_parent()
-    os.setsid()  # Ctrl-C reaches the parent alone, which asks for the end once
-    study = from_json(kind, settings, cell.key)
-    torch.set_num_threads(threads(study))
     runs.mkdir(parents=True, exist_ok=True)
-    log = runs / f"{cell.key}.log"
-    try:
-        with log.open("a") as f, contextlib.redirect_stdout(f):
-            row = study.work(from_json(TrainConfig, config, cell.key), cell)
-    except BaseException as e:
-        end.send(f"{type(e).__name__}: {e}")
-        return
-    if row is not None:
-        log.unlink()
-    end.send(row)
+    with (runs / f"{cell.key}.log").open("a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+        try:
+            study = from_json(kind, settings, cell.key)
+            torch.set_num_threads(threads(study))
+            end.send(study.work(from_json(TrainConfig, config, cell.key), cell))
+        except Exception as e:
+            traceback.print_exc()
+            end.send(f"{type(e).__name__}: {e}")
 
 
 def _received(end: Connection, cell: Cell, folder: Path) -> Row | None:
@@ -105,6 +121,24 @@ def _received(end: Connection, cell: Cell, folder: Path) -> Row | None:
             "goes on from there"
         )
     return message
+
+
+def _discard(runs: Path, cell: Cell) -> None:
+    """Delete the run of a finished cell. Renamed first: a kill while deleting must not leave half a run."""
+    run, doomed = runs / cell.key, runs / f".{cell.key}.old"
+    if run.exists():
+        run.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+    (runs / f"{cell.key}.log").unlink(missing_ok=True)
+
+
+def _tidy(runs: Path, rows: Sequence[Row]) -> None:
+    """Clear what a kill has left: runs whose row is there, half deleted ones, folders that never became a run."""
+    for row in rows:
+        _discard(runs, row.cell)
+    for found in runs.glob("*"):
+        if found.is_dir() and (found.name.startswith(".") or not (found / record.CONFIG).exists()):
+            shutil.rmtree(found)
 
 
 def threads(study: Study) -> int:
@@ -123,7 +157,7 @@ def price(study: Study, base: TrainConfig, folder: Path, cells: Sequence[Cell], 
             shape = (cell.width, cell.depth, cell.rows)
             if shape not in times:
                 config = configuration(base, cell, folder)
-                times[shape] = step_seconds(config, Stream(config.data, config.model.vocabulary))
+                times[shape] = measured_step(config, Stream(config.data, config.model.vocabulary))
     finally:
         torch.set_num_threads(before)
     seconds = sum(cell.steps * times[cell.width, cell.depth, cell.rows] for cell in cells)

@@ -47,7 +47,8 @@ class Row:
 
     cell: Cell
     loss: float
-    """Bound on held-out data, nats a token over all modalities; infinite where the run diverged."""
+    """Bound on held-out data, nats a token over all modalities (of `coordinates`: the last loss of training);
+    infinite where the run diverged."""
     values: Mapping[str, float]
     """The same by modality, or what else the study measures of a run."""
     tokens: int

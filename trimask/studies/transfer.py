@@ -37,16 +37,19 @@ class Transfer(Study):
 
     def shapes(self, base: TrainConfig) -> list[tuple[int, int]]:
         """(width, depth), the base first, small ones before large ones."""
-        found = [(w, base.model.base_depth) for w in self.widths] + [(base.model.base_width, d) for d in self.depths]
-        return sorted(dict.fromkeys(found), key=lambda s: s[0] ** 2 * s[1])
+        home = (base.model.base_width, base.model.base_depth)
+        found = [home, *((w, home[1]) for w in self.widths), *((home[0], d) for d in self.depths)]
+        return sorted(dict.fromkeys(found), key=lambda s: (s != home, s[0] ** 2 * s[1]))
 
     def plan(self, base: TrainConfig, rows: Sequence[Row]) -> list[Cell]:
-        return [
-            cell
-            for p in self.parametrizations
-            for shape in self.shapes(base)
-            for cell in self._basin(base, rows, p, shape)
-        ]
+        out: list[Cell] = []
+        for p in self.parametrizations:
+            home: int | None = None
+            for shape in self.shapes(base):
+                cells, lowest = self._basin(base, rows, p, shape, home)
+                home = lowest if home is None else home
+                out += cells
+        return out
 
     def expected(self, base: TrainConfig) -> list[Cell]:
         powers = [*self.powers, *([0] * (3 * (self.seeds - 1)))]
@@ -61,14 +64,16 @@ class Transfer(Study):
         rate = base.optimizer.rate * 2.0**power
         return cell_of(base, width=shape[0], depth=shape[1], rate=rate, seed=seed, parametrization=p)
 
-    def _basin(self, base: TrainConfig, rows: Sequence[Row], p: str, shape: tuple[int, int]) -> list[Cell]:
-        """The cells of a shape: the grid, what widens it, the seeds at its bottom."""
+    def _basin(
+        self, base: TrainConfig, rows: Sequence[Row], p: str, shape: tuple[int, int], home: int | None
+    ) -> tuple[list[Cell], int | None]:
+        """The cells of a shape (the grid, what widens it, the seeds at its bottom and at the base's best), its best."""
         known = fits.losses(rows)
         powers = list(self.powers)
         while True:
             cells = [self._cell(base, p, shape, power) for power in powers]
             if not all(c in known for c in cells):
-                return cells
+                return cells, None
             lowest = min(powers, key=lambda power: known[self._cell(base, p, shape, power)])
             if lowest == powers[0] > self.powers[0] - WIDEST:
                 powers.insert(0, lowest - 1)
@@ -76,8 +81,8 @@ class Transfer(Study):
                 powers.append(lowest + 1)
             else:
                 break
-        near = (lowest, lowest - 1, lowest + 1)
-        return [*cells, *(self._cell(base, p, shape, power, seed) for seed in range(1, self.seeds) for power in near)]
+        near = [lowest, *([] if home is None else [home]), lowest - 1, lowest + 1]
+        return [*cells, *(self._cell(base, p, shape, power, s) for s in range(self.seeds) for power in near)], lowest
 
     def report(self, base: TrainConfig, rows: Sequence[Row]) -> Report:
         out = Report("The best learning rate over width and depth")
@@ -94,12 +99,12 @@ class Transfer(Study):
             if not home:
                 continue
             tuned = fits.best(home)
-            moves, regrets = [0.0], []
+            moves, regrets = [0.0], [0.0]
             for shape, basin in sorted(basins.items()):
                 own = fits.best(basin)
                 moves.append(math.log2(own / tuned))
                 regret, error, seeds = fits.compared(basin.get(tuned, {}), basin[own])
-                regrets.append(regret)
+                regrets += [regret] if math.isfinite(regret) else []
                 lines.append(
                     [p, str(shape[0]), str(shape[1]), f"2^{math.log2(own):g}", f"{moves[-1]:+g}",
                      f"{fits.adjusted(basin)[own]:.4f}", f"{regret:.4f} +- {error:.4f}", str(seeds)]
@@ -107,7 +112,7 @@ class Transfer(Study):
             worst = max(moves, key=abs)
             out.findings.append(
                 f"{p}: over widths {self.widths} and depths {self.depths} the best rate moves by at most "
-                f"2^{worst:+g}; the base's rate loses at most {max(regrets, default=math.nan):.4f} nats against a "
+                f"2^{worst:+g}; the base's rate loses at most {max(regrets):.4f} nats against a "
                 "shape's own."
             )
             for axis, other in (("width", "depth"), ("depth", "width")):

@@ -166,6 +166,12 @@ def initial_weights(name: str, state: TrainState, tokenizers: Mapping[str, Token
                 f"{tokenizer.fingerprint[:12]}. Prepare the data with {folder / 'tokenizers' / modality}, "
                 "or start from scratch"
             )
+    state.inherited = source.manifests
+    try:
+        state.model.load_state_dict(source.model.state_dict())
+    except RuntimeError as e:
+        reason = str(e).splitlines()[1].strip()
+        raise ArtifactError(f"{folder} is of another shape than model.* of this run: {reason}") from None
     for field, settings in FORWARD.items():
         ours, theirs = getattr(state.model.config, field), getattr(source.model.config, field)
         if ours != theirs:
@@ -174,12 +180,6 @@ def initial_weights(name: str, state: TrainState, tokenizers: Mapping[str, Token
                 f"{folder} was trained with {field.replace('_', ' ')} {theirs}, this run has {ours}: the same weights "
                 f"would compute something else. Write {write}, or start from scratch"
             )
-    state.inherited = source.manifests
-    try:
-        state.model.load_state_dict(source.model.state_dict())
-    except RuntimeError as e:
-        reason = str(e).splitlines()[1].strip()
-        raise ArtifactError(f"{folder} is of another shape than model.* of this run: {reason}") from None
     if state.average:
         for k, v in state.model.named_parameters():
             state.average.weights[k].copy_(v.detach())

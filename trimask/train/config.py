@@ -141,11 +141,11 @@ class TrainConfig:
                 f"batch.rows={self.rows} is not a multiple of data.rows={self.data.rows}, the rows of one pass; "
                 "change one of them"
             )
-        if self.bases and self.base is None:
+        if self.bases and self.base is None and self.batch.kappa is None:
             raise UsageError(
                 f"no base point is stored for the schedule {type(self.schedule).__name__}; there are: "
-                f"{', '.join(b.schedule for b in self.bases)}. Use one of these, measure another and add it to bases, "
-                "or write bases=() for settings that stand for this very batch and length"
+                f"{', '.join(b.schedule for b in self.bases)}. Use one of these, measure another (`trimask study`) and "
+                "add it to the recipe's bases, or write batch.kappa=1 for settings that stand for this batch and length"
             )
 
     @property

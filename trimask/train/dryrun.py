@@ -1,14 +1,12 @@
 """What a run would cost, before it is run: parameters, FLOPs, memory, time and schedule."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-import torch
 from rich.console import Console
 
-from trimask.core.compute import DTYPES, device_of
+from trimask.core.compute import DTYPES
 from trimask.core.config import to_json
 from trimask.core.units import duration, si
 from trimask.model import accounting
@@ -48,49 +46,32 @@ def plan(config: TrainConfig) -> Plan:
     """Count what can be counted, measure a block and a matrix product, and estimate the rest."""
     model, rows, slots = config.model, config.data.rows, config.data.slots
     tokens = config.data.tokens or slots
-    steps_for = _steps(config, config.rows * tokens)
-
-    seconds = partial(resolve.step_seconds, config)
-    wanted = (config.device, config.dtype, config.compile)
-    compute = device.choose(wanted, model, rows, slots, lambda t: steps_for(seconds(t)) * seconds(t), timed=True)
+    compute = _timed(config)
     assert compute.block_seconds is not None
-    derived = resolve.resolve(config, compute.block_seconds)
-    per_step = seconds(compute.block_seconds)
     dtype = DTYPES[compute.dtype]
     return Plan(
         accounting.parameters(model),
         accounting.memory(model, rows, slots, tokens, dtype, average=config.ema > 0),
         config.rows * tokens,
         resolve.step_flops(config),
-        math.ceil(derived.horizon.steps) if derived.horizon else steps_for(per_step),
+        math.ceil(resolve.steps(config, compute.block_seconds)),
         compute,
-        derived,
+        resolve.resolve(config, compute.block_seconds),
         resolve.block_flops(config) / compute.block_seconds / compute.matmul_rate,
-        per_step,
+        resolve.step_seconds(config, compute.block_seconds),
     )
+
+
+def _timed(config: TrainConfig) -> device.Compute:
+    wanted, expected = (config.device, config.dtype, config.compile), partial(resolve.run_seconds, config)
+    return device.choose(wanted, config.model, config.data.rows, config.data.slots, expected, timed=True)
 
 
 def resolved(config: TrainConfig) -> resolve.Resolved:
     """The derived settings of a run on this machine; a block is timed only where the budget is a time."""
     if config.budget.minutes is None or config.base is None:
         return resolve.resolve(config)
-    where, data = device_of(config.device), config.data
-    dtype = torch.float32 if config.dtype == "fp32" else torch.bfloat16
-    return resolve.resolve(config, device.block_seconds(config.model, data.rows, data.slots, where, dtype))
-
-
-def _steps(config: TrainConfig, tokens_per_step: int) -> Callable[[float], int]:
-    """Number of steps of the budget, given the time of one."""
-    budget = config.budget
-
-    def steps(seconds: float) -> int:
-        if budget.steps is not None:
-            return budget.steps
-        if budget.tokens is not None:
-            return math.ceil(budget.tokens / tokens_per_step)
-        return math.ceil(60 * (budget.minutes or 0) / seconds)
-
-    return steps
+    return resolve.resolve(config, _timed(config).block_seconds)
 
 
 def plot(schedule: Schedule, rate: float) -> str:

@@ -13,7 +13,7 @@ import torch
 
 from trimask.core.compute import DTYPES, device_of
 from trimask.core.config import to_json
-from trimask.core.errors import TrainingError, UsageError
+from trimask.core.errors import DivergedError, TrainingError, UsageError
 from trimask.core.running import Interrupt, interruptible
 from trimask.core.units import duration, si
 from trimask.data.manifest import require_tokenizers
@@ -31,7 +31,7 @@ from trimask.train.config import TrainConfig
 from trimask.train.failures import clear_failures
 from trimask.train.hooks import Moment
 from trimask.train.progress import Display, display
-from trimask.train.resolve import Resolved, resolve, step_seconds
+from trimask.train.resolve import Resolved, resolve, run_seconds
 from trimask.train.state import Source, TrainState
 from trimask.train.statistics import Window, all_finite, is_spike
 from trimask.train.step import evaluate, flops, save_batch, to
@@ -164,7 +164,7 @@ def loop(
         # Nothing moves on a loss or gradient that is not finite.
         if not all_finite({"loss": loss, **norms}):
             folder = _keep(run, "failed", state, taken, loss, norms)
-            raise TrainingError(
+            raise DivergedError(
                 f"step {state.step + 1}: the loss is {loss} and the gradient norm {norms['total']}; nothing was "
                 f"updated. The batch is in {folder}. Lower optimizer.rate ({config.optimizer.rate:.3g}) or look "
                 "at the data; checkpoints that were saved before are whole"
@@ -225,16 +225,10 @@ def loop(
 
 def _choose(config: TrainConfig) -> device.Compute:
     """Measure and choose how to compute."""
-    rows, slots, budget = config.data.rows, config.data.slots, config.budget
-
-    def expected_seconds(block: float) -> float:
-        if budget.minutes is not None:
-            return 60 * budget.minutes
-        steps = budget.steps if budget.steps is not None else (budget.tokens or 0) / (config.rows * slots)
-        return steps * step_seconds(config, block)
-
+    timed = config.budget.minutes is not None
     wanted = (config.device, config.dtype, config.compile)
-    return device.choose(wanted, config.model, rows, slots, expected_seconds, timed=budget.minutes is not None)
+    rows, slots = config.data.rows, config.data.slots
+    return device.choose(wanted, config.model, rows, slots, partial(run_seconds, config), timed)
 
 
 def _state(resolved: Resolved, source: Source, compute: device.Compute) -> TrainState:

@@ -7,6 +7,7 @@ import chz
 from trimask.core.units import si
 from trimask.model import accounting
 from trimask.model.config import ModelConfig
+from trimask.model.transformer import matrix_std
 from trimask.optim.optimizer import OptimizerConfig, Scale, Setting, setting
 from trimask.optim.parametrization import COMPLETEP, IN_BLOCKS, rule_of
 from trimask.optim.sde import BasePoint, Horizon, cautions
@@ -39,7 +40,7 @@ class Resolved:
 
     @property
     def ema(self) -> float:
-        """Decay of the average of weights, whose memory is a share of the run."""
+        """Decay of the average of weights; its memory follows kappa as those of the optimizer do."""
         return self.config.ema**self.kappa if self.config.ema else 0.0
 
     def setting(self, group: str, block: int | None = None) -> Setting:
@@ -62,10 +63,11 @@ class Resolved:
 
     @property
     def cautions(self) -> list[str]:
-        if self.horizon is None or self.config.batch.kappa is not None:
+        if self.horizon is None:
             return []
-        by_steps = self.config.budget.steps is not None
-        return cautions(self.horizon, self.optimizer.beta1, self.config.rows, self.config.data.slots, by_steps)
+        c = self.config
+        by_steps = c.budget.steps is not None
+        return cautions(self.horizon, self.kappa, self.optimizer.beta1, c.rows, c.data.slots, by_steps)
 
 
 def scale_of(model: ModelConfig) -> Scale:
@@ -74,16 +76,29 @@ def scale_of(model: ModelConfig) -> Scale:
 
 
 def resolve(config: TrainConfig, block_seconds: float | None = None) -> Resolved:
-    """Derive a run's settings. A budget of minutes needs the measured time of a block on one pass's batch.
-
-    Raises `UsageError` where base points are stored, but none for the run's schedule.
-    """
+    """Derive a run's settings. A budget of minutes needs the measured time of a block on one pass's batch."""
     base = config.base
     horizon = None
     if base is not None:
-        positions = config.rows * config.data.slots
-        horizon = Horizon(base, positions, _steps(config, base.density, block_seconds))
+        horizon = Horizon(base, config.rows * config.data.slots, steps(config, block_seconds))
     return Resolved(config, scale_of(config.model), base, horizon)
+
+
+def steps(config: TrainConfig, block_seconds: float | None = None) -> float:
+    """Steps that the budget lasts. A row holds as many tokens as at the base point; without one, all it can."""
+    budget, data = config.budget, config.data
+    if budget.steps is not None:
+        return budget.steps
+    if budget.tokens is not None:
+        density = config.base.density if config.base else (data.tokens or data.slots) / data.slots
+        return budget.tokens / (config.rows * data.slots * density)
+    assert budget.minutes is not None and block_seconds is not None, "minutes become steps by a measurement"
+    return 60 * budget.minutes / step_seconds(config, block_seconds)
+
+
+def run_seconds(config: TrainConfig, block_seconds: float) -> float:
+    """Rough time of the whole run."""
+    return steps(config, block_seconds) * step_seconds(config, block_seconds)
 
 
 def step_seconds(config: TrainConfig, block_seconds: float) -> float:
@@ -101,17 +116,6 @@ def step_flops(config: TrainConfig) -> int:
 def block_flops(config: TrainConfig) -> float:
     """FLOPs of a block on one pass, forward and backward."""
     return accounting.step_flops(config.model, config.data.rows, config.data.slots, {}) / config.model.depth
-
-
-def _steps(config: TrainConfig, density: float, block_seconds: float | None) -> float:
-    """Steps that the budget lasts. `density` is processed tokens a position."""
-    budget = config.budget
-    if budget.steps is not None:
-        return budget.steps
-    if budget.tokens is not None:
-        return budget.tokens / (config.rows * config.data.slots * density)
-    assert budget.minutes is not None and block_seconds is not None, "minutes become steps by a measurement"
-    return 60 * budget.minutes / step_seconds(config, block_seconds)
 
 
 def describe(made: Resolved) -> list[str]:
@@ -199,4 +203,4 @@ def initial(model: ModelConfig, group: str) -> str:
     if group in ("embedding", "head"):
         return f"{model.embedding_std if group == 'embedding' else model.head_std / model.width_ratio:.4g}"
     fan_in = model.hidden if group == "mlp_out" else model.width
-    return f"{0.5 * fan_in**-0.5:.4g}"
+    return f"{matrix_std(fan_in):.4g}"
