@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from trimask.hub.bundle import MODELS
 from trimask.recipes import nano
-from trimask.recipes.families import LAB
+from trimask.recipes.families import LAB, PLAIN, START, spread
 from trimask.train.config import Budget
 
 if TYPE_CHECKING:
@@ -44,3 +44,10 @@ def study() -> "chz.Blueprint[TrainConfig]":
             "dtype": "bf16",
         }
     )
+
+
+def plain() -> "chz.Blueprint[TrainConfig]":
+    """The same where the search for multipliers began: all parts of the model alike."""
+    alike = {f"model.{name}": value for name, value in PLAIN.items()}
+    branches = {"model.attention_branch": 1.0, "model.mlp_branch": 1.0}
+    return study().apply({**spread("optimizer", START), **alike, **branches})
