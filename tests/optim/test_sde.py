@@ -141,7 +141,7 @@ def test_a_memory_that_is_too_short_is_said():
 
 def test_a_batch_past_the_critical_one_is_said():
     base = chz.replace(BASE, critical_steps=15_000)
-    one(told(128, base), "10000 steps", "S_crit=15000", "batch.rows=128", "B_crit=85.3 rows")
+    one(told(128, base), "10000 steps", "S_crit=15000", "batch.rows=128", "B_crit=85 rows")
     assert told(85, base) == [] and len(told(86, base)) == 1
     assert told(64, chz.replace(BASE, critical_steps=20_000)) == []
 

@@ -144,7 +144,7 @@ def cautions(horizon: Horizon, k: float, beta1: float, rows: int, slots: int, by
         cure = f"train for at least {base.critical_steps} steps" if by_steps else "choose fewer rows or a longer run"
         out.append(
             f"the run has {horizon.steps:.0f} steps, fewer than S_crit={base.critical_steps}: batch.rows={rows} is "
-            f"past the critical batch of so many tokens, B_crit={horizon.critical_positions / slots:.3g} rows, and the "
+            f"past the critical batch of so many tokens, B_crit={horizon.critical_positions / slots:.0f} rows, and the "
             f"loss will be higher than need be; {cure}"
         )
     return out

@@ -3,11 +3,13 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from trimask.studies.table import Row
 
 SIZE = (5.2, 3.6)
+COLOURS = colormaps["tab20"]
 
 
 def axes(x: str, y: str):
@@ -35,17 +37,18 @@ def coordinates(rows: Sequence[Row], axis: str, step: int, title: str) -> Figure
     figure.suptitle(f"{title}, step {step}")
     at = sorted({getattr(row.cell, axis) for row in rows})
     for kind, plot in zip(kinds, figure.subplots(1, 3), strict=True):
-        for key in [k for k in rows[0].values if k.startswith(f"{kind}/") and k.endswith(f"/{step}")]:
+        keys = [k for k in rows[0].values if k.startswith(f"{kind}/") and k.endswith(f"/{step}")]
+        for number, key in enumerate(keys):
             sizes = [
                 np.exp(np.mean([np.log(row.values[key]) for row in rows if getattr(row.cell, axis) == x])) for x in at
             ]
-            plot.plot(at, sizes, "o-", label=key.split("/")[1])
+            plot.plot(at, sizes, "o-", color=COLOURS(number), label=key.split("/")[1])
         plot.set(xscale="log", yscale="log", xlabel=axis, title=kind)
         plot.set_xticks(at, [str(x) for x in at])
         plot.minorticks_off()
         plot.grid(True, alpha=0.3)
         plot.spines[["top", "right"]].set_visible(False)
-        plot.legend(fontsize=7)
+        plot.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 

@@ -15,6 +15,7 @@ from trimask.train.config import TrainConfig
 
 DERIVED = "Mlodozeniec et al. 2025, arXiv 2512.22382"
 """Where the rules of size and batch come from."""
+FACTORS = "of the size: var, rate, eps, decay"
 
 
 @dataclass(frozen=True)
@@ -166,16 +167,16 @@ def _horizon_lines(made: Resolved, h: Horizon) -> list[str]:
         f"horizon      {si(h.tokens)} tokens, {h.steps:.0f} steps, {b.density:.3g} tokens a position: "
         f"m_D = {h.horizon_ratio:.4g}",
         f"kappa        {h.kappa:.4g} = m_B m_D^-{b.gamma:g}: the logical batch of this horizon is "
-        f"{h.logical_positions / slots:.4g} rows; AdamW rate and decay kappa^1/2, eps kappa^-1/2, betas^kappa; "
+        f"{si(h.logical_positions / slots)} rows; AdamW rate and decay kappa^1/2, eps kappa^-1/2, betas^kappa; "
         "Muon rate kappa, momentum^kappa",
-        f"critical     B_crit = {h.critical_positions / slots:.4g} rows, beyond which fewer than S_crit = "
+        f"critical     B_crit = {si(h.critical_positions / slots)} rows, beyond which fewer than S_crit = "
         f"{b.critical_steps} steps are left",
     ]
 
 
 def table(made: Resolved) -> list[str]:
-    """The groups with their numbers, and the factors of the size behind them."""
-    columns = ("group", "steps by", "init std", "rate", "betas", "eps", "decay", "of the size: var, rate, eps, decay")
+    """The groups with their numbers, the multiplier of their rate at the base, and their factors of the size."""
+    columns = ("group", "steps by", "init std", "rate", "betas", "eps", "decay", "multiplier", FACTORS)
     rows = [columns, *(_row(made, s) for s in made.settings())]
     widths = [max(len(row[i]) for row in rows) for i in range(len(columns) - 1)]
     return ["  ".join([*(f"{cell:{w}}" for cell, w in zip(row, widths, strict=False)), row[-1]]) for row in rows]
@@ -192,6 +193,7 @@ def _row(made: Resolved, s: Setting) -> tuple[str, ...]:
         f"{s.momentum:.4g}" if muon else f"{s.beta1:.4g} {s.beta2:.4g}",
         "" if muon else f"{s.eps:.3g}",
         f"{s.decay:.4g}",
+        f"{getattr(made.config.optimizer.multipliers, s.group):g}",
         ", ".join(str(x) for x in (rule.init, rule.rate, rule.eps, rule.decay)),
     )
 
