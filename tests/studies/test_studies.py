@@ -271,3 +271,21 @@ def test_updates_of_the_probe_are_those_of_the_weights(base):
     assert read["update/head"] == read["update/attention_in"] == 0.0 < read["update/mlp_out"]
     assert read["update/mlp_out"] == pytest.approx(read["activation/mlp"] / 11, rel=1e-4)
     assert rms([torch.ones(3), torch.zeros(1)]) == pytest.approx(np.sqrt(0.75))
+
+
+def test_the_update_of_places_is_that_of_the_codes_on_the_canvas():
+    import torch
+
+    from tests.train import toy_run
+    from trimask.model.transformer import Transformer
+    from trimask.studies.coordinates import Probe, rms
+
+    model, masked = Transformer(toy_run.config("unused").model), toy_run.ToySource(rows=12).batch(0).masked
+    probe = Probe(model, masked)
+    place = model.embedding.place
+    with torch.no_grad():
+        before = place(masked.canvas, model.embedding.token(), torch.float32)
+        for p in place.parameters():
+            p.mul_(1.1)
+    read = probe.read()
+    assert read["update/place"] == pytest.approx(0.1 * rms([before]), rel=1e-4) and read["update/head"] == 0.0

@@ -162,7 +162,14 @@ class Probe:
             # A gain multiplies what has size 1, an embedding is what it adds.
             if p.ndim == 1 or group_of(name) == "embedding":
                 updates.setdefault(group_of(name), []).append(p.detach() - self.initial[name])
-        updates["head"] = self._head()
+        model, canvas = self.model, self.masked.canvas
+        if model.head.table is not None:
+            updates["head"] = self._alone(model.head.table, lambda: model(canvas, self.masked.queries))
+        if model.embedding.place.maps:
+            # Its maps act on all codes; what counts are those that the canvas shows.
+            table = model.embedding.token()
+            place = model.embedding.place
+            updates["place"] = self._alone(place, lambda: [place(canvas, table, torch.float32)])
         return out | {f"update/{group}": rms(tensors) for group, tensors in updates.items() if tensors}
 
     @torch.no_grad()
@@ -186,7 +193,7 @@ class Probe:
                 hooks.callback(handle.remove)
 
             for module in self.model.modules():
-                if isinstance(module, Linear):
+                if isinstance(module, Linear) and group_of(self.names[module.weight]) != "place":
                     hook(module, added)
             hook(self.model.embedding, keep("embedding"))
             for block in self.model.blocks:
@@ -196,16 +203,13 @@ class Probe:
             points["logits"] = self.model(self.masked.canvas, self.masked.queries)
         return points
 
-    def _head(self) -> list[Tensor]:
-        """What the change of the output weights adds: the logits of that change in their place."""
-        table = self.model.head.table
-        if table is None:
-            return []
-        now = [p.detach().clone() for p in table.parameters()]
-        for p in table.parameters():
+    def _alone(self, part: nn.Module, run: Callable[[], list[Tensor]]) -> list[Tensor]:
+        """What a part of the network adds by the change of its weights, in which it is linear."""
+        now = [p.detach().clone() for p in part.parameters()]
+        for p in part.parameters():
             p.sub_(self.initial[self.names[p]])
-        added = self.model(self.masked.canvas, self.masked.queries)
-        for p, value in zip(table.parameters(), now, strict=True):
+        added = run()
+        for p, value in zip(part.parameters(), now, strict=True):
             p.copy_(value)
         return added
 
