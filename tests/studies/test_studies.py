@@ -178,13 +178,36 @@ def test_the_search_of_modules_finds_what_the_noise_of_seeds_hides(base):
 
 def test_batches_of_a_horizon_have_the_same_tokens(base):
     study = Batch(powers=(-2, -1, 0, 1), horizons=(1, 4), seeds=2)
-    cells = study.plan(base, ())
-    assert {c.rows * c.steps for c in cells} == {40, 160} and {c.scaled for c in cells} == {True, False}
-    assert len(cells) == 2 * (4 * 2 + 4)
+    assert study.batches(base, 1) == {1: 40, 2: 20, 4: 10, 8: 5}
+    assert study.batches(base, 4) == {4: 40, 8: 20, 16: 10, 32: 5}  # up to as few steps
+    assert len(study.plan(base, ())) == 2 * (4 * 2 + 4)
+    # A batch that does not divide the horizon makes it a little longer, for all batches.
+    assert Batch(powers=(-1, 0, 2), horizons=(1,)).batches(base, 1) == {2: 24, 4: 12, 16: 3}
     with pytest.raises(UsageError, match=r"2\^-3"):
         Batch(powers=(-3, 0, 1)).plan(base, ())
+    with pytest.raises(UsageError, match="powers of two"):
+        Batch(horizons=(1, 3))
     with pytest.raises(UsageError, match="add bases"):
         Batch().plan(chz.replace(base, bases=()), ())
+
+
+def test_batch_reports_where_the_loss_leaves_its_floor(base):
+    study = Batch(powers=(-2, -1, 0, 1, 2, 3), horizons=(1, 4), seeds=3)
+    base = chz.replace(base, budget=Budget(steps=64))
+
+    def loss(cell: Cell) -> float:
+        # Too few steps cost, whatever the horizon; without the rule batches beside the base's cost too.
+        late = 0.0 if cell.steps >= 32 else 0.3 * math.log2(32 / cell.steps)
+        off = 0.0 if cell.scaled else 0.1 * abs(math.log2(cell.rows / 4))
+        return 3.0 + late + off + 0.1 * noise(cell.seed) + 0.002 * noise(cell)
+
+    report = study.report(base, finished(study, base, loss))
+    text = " ".join(report.findings)
+    assert "Horizon 1: the loss leaves its floor at 8 rows: S_crit = 32 steps." in text
+    assert "Horizon 4: the loss leaves its floor at 32 rows: S_crit = 32 steps." in text
+    ranges = [float(found.split("ranges over ")[1].split()[0]) for found in report.findings if "ranges over" in found]
+    assert ranges[0] < 0.01 and ranges[1] > 0.15 and ranges[2] < 0.01
+    assert {*report.plots} == {"horizon-1", "horizon-4"}
 
 
 @pytest.mark.parametrize("gamma", [0.2, 0.44, 0.8])
@@ -284,7 +307,7 @@ def test_the_update_of_places_is_that_of_the_codes_on_the_canvas():
     probe = Probe(model, masked)
     place = model.embedding.place
     with torch.no_grad():
-        before = place(masked.canvas, model.embedding.token(), torch.float32)
+        before = place(masked.canvas, model.embedding.token.pieces(), torch.float32)
         for p in place.parameters():
             p.mul_(1.1)
     read = probe.read()

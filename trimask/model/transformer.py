@@ -1,6 +1,6 @@
 """The network: canvas and queries in, logits out; and all of its initialisation."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 
@@ -93,12 +93,15 @@ class PlaceTable(nn.Module):
         self.shift: Tensor
         self.hidden: Tensor
 
-    def forward(self, canvas: Canvas, table_VD: Tensor, dtype: torch.dtype) -> Tensor:
-        """(B, L, D) of the tokens of a canvas, zero outside patches; `dtype` is that of the products."""
-        blocks = []
-        for a, row in self.places:
-            ids = torch.cat([table_VD[row.start : row.start + row.codes], table_VD[self.mask : self.mask + 1]])
-            blocks.append(self.maps[str(a)](ids.to(dtype)))
+    def forward(self, canvas: Canvas, pieces: Mapping[int, Tensor], dtype: torch.dtype) -> Tensor:
+        """(B, L, D) of the tokens of a canvas, zero outside patches.
+
+        `pieces` are those of the table of ids, `dtype` is that of the products.
+        """
+        last = max(pieces)
+        hidden = pieces[last][self.mask - last : self.mask - last + 1]
+        ids = {start: torch.cat([pieces[start], hidden]).to(dtype) for start in {row.start for _, row in self.places}}
+        blocks = [self.maps[str(a)](ids[row.start]) for a, row in self.places]
         rows = torch.cat([*blocks, blocks[0].new_zeros(1, blocks[0].shape[1])]).float()
         ids_BL, alphabet_BL = canvas.ids_BL, canvas.alphabet_BL + 1
         hidden_BL = self.hidden[alphabet_BL]
@@ -121,14 +124,14 @@ class Embedding(nn.Module):
 
     def forward(self, canvas: Canvas, dtype: torch.dtype = torch.float32) -> Tensor:
         """The residual stream's first value (B, P, D). `dtype` is that of the maps of places."""
-        table_VD = self.token()
-        x_BLD = F.embedding(canvas.ids_BL, table_VD)
+        pieces = self.token.pieces()
+        x_BLD = F.embedding(canvas.ids_BL, torch.cat([*pieces.values()]))
         x_BLD = x_BLD + self.kind(canvas.kind_BL) + self.alphabet(canvas.alphabet_BL + 1)
         if not self.stacked:
             return x_BLD
         b, p = canvas.segment_BP.shape
         if self.place.maps:
-            x_BLD = x_BLD + self.place(canvas, table_VD, dtype)
+            x_BLD = x_BLD + self.place(canvas, pieces, dtype)
         x_BLD = x_BLD.masked_fill((canvas.ids_BL == self.pad)[..., None], 0.0)
         return x_BLD.new_zeros(b * p, x_BLD.shape[-1]).index_add(0, slots(canvas), x_BLD.flatten(0, 1)).view(b, p, -1)
 

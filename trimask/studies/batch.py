@@ -17,84 +17,105 @@ from trimask.studies.base import Report, Study, cell_of
 from trimask.studies.table import Cell, Row
 from trimask.train.config import TrainConfig
 
+Basin = Mapping[float, Mapping[int, float]]
+"""Loss by rows of a step, then by seed."""
+
 
 @chz.chz
 class Batch(Study):
-    """Batches in powers of two around the base's, at one horizon with and without the rule, at others with it."""
+    """Batches in powers of two around the base's, at one horizon with and without the rule; large ones at others."""
 
-    powers: tuple[int, ...] = chz.field(default=(-3, -2, -1, 0, 1, 2, 3, 4), doc="powers of two of the base's rows")
-    horizons: tuple[int, ...] = chz.field(default=(1, 4), doc="tokens of a run, in runs of the base")
+    powers: tuple[int, ...] = chz.field(
+        default=(-3, -2, -1, 0, 1, 2, 3, 4), doc="powers of two of the base's rows, at the first horizon"
+    )
+    horizons: tuple[int, ...] = chz.field(default=(1, 4), doc="tokens of a run, in runs of the base; powers of two")
     seeds: int = 3
 
     @chz.validate
     def _check(self):
-        if len(self.powers) < 3 or 0 not in self.powers or self.seeds < 2 or min(self.horizons) < 1:
-            raise UsageError("study: at least three powers with 0 among them, two seeds, and horizons of 1 or more")
+        if len(self.powers) < 3 or 0 not in self.powers or self.seeds < 2:
+            raise UsageError("study: at least three powers with 0 among them, and two seeds")
+        if any(h < 1 or h & (h - 1) for h in self.horizons) or [*self.horizons] != sorted({*self.horizons}):
+            raise UsageError("study.horizons are powers of two from 1 on, rising")
+
+    def batches(self, base: TrainConfig, horizon: int) -> dict[float, int]:
+        """Rows of a step -> steps, all of the same tokens: the fewest that the largest batch divides.
+
+        At horizons beyond the first from the base's batch on, and up to as few steps as at the first. Raises
+        `UsageError` for a batch of no whole row.
+        """
+        first = cell_of(base)
+        longer = (horizon // self.horizons[0]).bit_length() - 1
+        powers = range(max(self.powers) + longer + 1) if longer else self.powers
+        sizes = [first.rows * 2.0**power for power in sorted(powers)]
+        if sizes[0] < 1:
+            raise UsageError(f"study.powers: 2^{min(powers)} times {first.rows} rows is no batch; leave it out")
+        largest = round(sizes[-1])
+        total = largest * math.ceil(horizon * first.steps * first.rows / largest)
+        return {rows: total // round(rows) for rows in sizes}
 
     def plan(self, base: TrainConfig, rows: Sequence[Row]) -> list[Cell]:
         if base.base is None:
             raise UsageError("study batch compares settings that follow a base point with such that do not: add bases")
         return [
-            self._cell(base, power, horizon, scaled, seed)
+            cell_of(base, rows=round(size), steps=steps, scaled=scaled, seed=seed)
             for seed in range(self.seeds)
             for horizon in self.horizons
             for scaled in ((True, False) if horizon == self.horizons[0] else (True,))
-            for power in self.powers
+            for size, steps in self.batches(base, horizon).items()
         ]
 
     def expected(self, base: TrainConfig) -> list[Cell]:
         return self.plan(base, ())
 
-    def _cell(self, base: TrainConfig, power: int, horizon: int, scaled: bool, seed: int) -> Cell:
-        first = cell_of(base)
-        rows, tokens = first.rows * 2.0**power, horizon * first.steps * first.rows
-        if rows != int(rows) or rows < 1 or tokens % rows:
-            raise UsageError(
-                f"study.powers: 2^{power} times {first.rows} rows is no batch that divides {horizon} times "
-                f"{first.steps} steps; leave it out"
-            )
-        return cell_of(base, rows=int(rows), steps=round(tokens / rows), scaled=scaled, seed=seed)
-
     def report(self, base: TrainConfig, rows: Sequence[Row]) -> Report:
         out = Report("Final loss against the physical batch")
-        first = cell_of(base)
         groups = fits.by(rows, "scaled", "rows", "steps")
-        noise = fits.spread(list(groups.values()))
+        noise = fits.spread([*groups.values()])
         out.findings.append(f"Seed noise (standard deviation of one setting over its seeds): {noise:.4f} nats a token.")
         lines: list[list[str]] = []
         for horizon in self.horizons:
-            tokens = horizon * first.steps * first.rows
-            curves = {}
-            for scaled in (True, False):
-                basin = {b: g for (s, b, n), g in groups.items() if s == scaled and b * n == tokens}
-                if not basin:
-                    continue
-                curves["with the rule" if scaled else "without"] = means = fits.adjusted(basin)
-                for b, loss in means.items():
-                    gap, error, _ = fits.compared(basin[b], basin.get(first.rows, {}))
-                    lines.append(
-                        [str(horizon), "yes" if scaled else "no", f"{b:g}", f"{tokens / b:.0f}", f"{loss:.4f}",
-                         f"{gap:+.4f} +- {error:.4f}"]
-                    )  # fmt: skip
-                paired = fits.residual(basin)
-                label = "with" if scaled else "without"
-                out.findings.append(
-                    f"Horizon {horizon}, {label} the rule: from {min(basin)} to {max(basin)} rows the loss ranges over "
-                    f"{max(means.values()) - min(means.values()):.4f} nats; noise that seeds do not share {paired:.4f}."
-                )
-                if scaled and len(means) == len(self.powers):
-                    there = knee(means, paired / math.sqrt(self.seeds))
-                    out.findings.append(
-                        f"Horizon {horizon}: no critical batch up to {max(basin)} rows: S_crit is at most "
-                        f"{tokens / max(basin):.0f} steps."
-                        if there is None
-                        else f"Horizon {horizon}: the loss leaves its floor at {there:.0f} rows: "
-                        f"S_crit = {tokens / there:.0f} steps."
-                    )
+            sizes = self.batches(base, horizon)
+            basins = {
+                scaled: {b: groups[scaled, b, n] for b, n in sizes.items() if (scaled, b, n) in groups}
+                for scaled in (True, False)
+            }
+            names = {scaled: "with the rule" if scaled else "without it" for scaled, basin in basins.items() if basin}
+            curves = {name: fits.adjusted(basins[scaled]) for scaled, name in names.items()}
+            for scaled, name in names.items():
+                lines += self._lines([f"{horizon}", name], basins[scaled], sizes, cell_of(base).rows)
             if curves:
                 out.plots[f"horizon-{horizon}"] = plots.basins(curves, f"horizon {horizon}", "rows of a step")
-        columns = ["horizon", "rule", "rows", "steps", "loss", f"above {first.rows} rows (paired)"]
+            if {*basins[True]} != {*sizes}:
+                continue
+            means = curves[names[True]]
+            there = knee(means, fits.residual(basins[True]) / math.sqrt(self.seeds))
+            upto, tokens = there or max(means), max(b * n for b, n in sizes.items())
+            out.findings.append(
+                f"Horizon {horizon}: "
+                + (
+                    f"no critical batch up to {upto:g} rows: S_crit is at most {tokens / upto:.0f} steps."
+                    if there is None
+                    else f"the loss leaves its floor at {there:.0f} rows: S_crit = {tokens / there:.0f} steps."
+                )
+            )
+            for scaled, name in names.items():
+                kept = {b: loss for b, loss in curves[name].items() if b <= upto}
+                out.findings.append(
+                    f"Horizon {horizon}, {name}: from {min(kept):g} to {max(kept):g} rows the loss ranges over "
+                    f"{max(kept.values()) - min(kept.values()):.4f} nats; noise of a mean that seeds do not share "
+                    f"{fits.residual(basins[scaled]) / math.sqrt(self.seeds):.4f}."
+                )
+        columns = ["horizon", "settings", "rows", "steps", "loss", "above the base's rows (paired)"]
         out.tables.append(("Final loss", columns, lines))
+        return out
+
+    @staticmethod
+    def _lines(start: list[str], basin: Basin, steps: Mapping[float, int], home: float) -> list[list[str]]:
+        out = []
+        for rows, loss in fits.adjusted(basin).items():
+            gap, error, _ = fits.compared(basin[rows], basin.get(home, {}))
+            out.append([*start, f"{rows:g}", f"{steps[rows]}", f"{loss:.4f}", f"{gap:+.4f} +- {error:.4f}"])
         return out
 
 

@@ -167,9 +167,9 @@ class Probe:
             updates["head"] = self._alone(model.head.table, lambda: model(canvas, self.masked.queries))
         if model.embedding.place.maps:
             # Its maps act on all codes; what counts are those that the canvas shows.
-            table = model.embedding.token()
+            pieces = model.embedding.token.pieces()
             place = model.embedding.place
-            updates["place"] = self._alone(place, lambda: [place(canvas, table, torch.float32)])
+            updates["place"] = self._alone(place, lambda: [place(canvas, pieces, torch.float32)])
         return out | {f"update/{group}": rms(tensors) for group, tensors in updates.items() if tensors}
 
     @torch.no_grad()
