@@ -10,8 +10,8 @@ import torch
 import trimask
 from trimask.core.canvas import Composer, Row, Segment, queries
 from trimask.core.errors import ArtifactError, UsageError
-from trimask.diffusion.samplers import Ancestral, Blockwise, RandomOrder
-from trimask.diffusion.sampling import Settings
+from trimask.diffusion.samplers import Ancestral, Blockwise, Confidence, RandomOrder, Threshold
+from trimask.diffusion.settings import Course, Settings
 from trimask.hub import bundle as bundles
 from trimask.hub import defaults
 from trimask.hub.bundle import Bundle, find, load_bundle, save_bundle
@@ -53,7 +53,7 @@ def test_other_weights_may_be_stored(bundle: Bundle, tmp_path: Path):
 
 def test_everything_else_comes_back(tmp_path: Path):
     made = Defaults(
-        {"text": Settings(Blockwise(block=4, blocks=2, inner=RandomOrder(steps=3)), temperature=0.5, top_k=7)},
+        {"text": Settings(Blockwise(block=4, inner=RandomOrder(steps=3)), temperature=Course(0.5, 0.1), top_k=7)},
         {"image>text": 16},
         "anna",
     )
@@ -176,11 +176,23 @@ def test_overrides_change_what_they_name_and_nothing_else():
     assert defaults.adjusted(base, {"steps": 3}) == Settings(RandomOrder(steps=3), temperature=0.5, guidance=1.0)
     assert defaults.adjusted(base, {"sampler": "ancestral"}).sampler == Ancestral(steps=8)
     assert defaults.adjusted(base, {"sampler": Ancestral(steps=2), "top_k": 4}).top_k == 4
-    shared = defaults.adjusted(Settings(Blockwise(blocks=4)), {"steps": 10}).sampler
-    assert shared.steps == 12
-    for bad in ({"step": 3}, {"sampler": "magic"}, {"steps": 0}, {"temperature": -1.0}):
+    assert defaults.adjusted(Settings(Blockwise(block=4)), {"steps": 10}).sampler == Blockwise(block=4, steps=10)
+    assert defaults.adjusted(base, {"sampler": "threshold", "min_p": 0.1}).sampler == Threshold()
+    for bad in ({"step": 3}, {"sampler": "magic"}, {"steps": 0}, {"temperature": -1.0}, {"min_p": 1.0}):
         with pytest.raises(UsageError):
             defaults.adjusted(base, bad)  # pyright: ignore[reportArgumentType]
+    made = defaults.adjusted(base, {"sampler": "confidence:by=margin,anneal=false,gumbel=0.5"}).sampler
+    assert made == Confidence(steps=8, by="margin", anneal=False, gumbel=0.5)
+    assert defaults.adjusted(base, {"sampler": "blockwise:inner=threshold,block=4,steps=0"}).sampler == Blockwise(
+        block=4, inner=Threshold()
+    )
+    for text, message in (("threshold:p=1", "no setting 'p'"), ("threshold:probability=high", "is a value as 0.9"),
+                          ("blockwise:inner=best", "is a value as"), ("confidence:by=luck", "by")):  # fmt: skip
+        with pytest.raises(UsageError, match=message):
+            defaults.adjusted(base, {"sampler": text})
+    for sampler in (Threshold(), Blockwise(inner=Threshold())):
+        with pytest.raises(UsageError, match="as many steps as the model asks for"):
+            defaults.adjusted(Settings(sampler), {"steps": 4})
 
 
 def test_a_task_goes_before_its_modality():

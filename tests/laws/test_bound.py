@@ -22,21 +22,7 @@ TOY = toy.correlated()
 SCHEDULES = ["linear", "cosine", "poly2", "poly0.5"]
 
 
-class Joint(toy.Toy):
-    """A toy whose words run over several modalities: each column counts from the start of its own alphabet."""
-
-    def _posterior(self, canvas, row: int, position: int, columns: int) -> np.ndarray:
-        targets = canvas.maskable_BL[row].nonzero().flatten().tolist()
-        starts = np.array([self.vocabulary.alphabets[a].start for a in canvas.alphabet_BL[row, targets].tolist()])
-        ids = canvas.ids_BL[row, targets].numpy()
-        match = ((ids == self.vocabulary.mask) | (self.support_WN + starts == ids)).all(axis=1)
-        column = self.support_WN[:, targets.index(position)]
-        mass = np.bincount(column, weights=self.probability_W * match, minlength=columns)
-        with np.errstate(divide="ignore"):
-            return np.log(mass / mass.sum())
-
-
-def captioned(text: str = "linear", image: str = "cosine", seed: int = 3) -> Joint:
+def captioned(text: str = "linear", image: str = "cosine", seed: int = 3) -> toy.Toy:
     """One word and END, then a picture of two codes, that all depend on each other."""
     rows = (
         Modality(name="text", grid="line", codes=2, schedule=text),
@@ -44,7 +30,7 @@ def captioned(text: str = "linear", image: str = "cosine", seed: int = 3) -> Joi
     )
     support = np.array([[a, 2, b, c] for a, b, c in product(range(2), repeat=3)])
     probability = np.random.default_rng(seed).dirichlet(np.full(len(support), 0.5))
-    return Joint(Vocabulary(modalities=rows), support, probability)
+    return toy.Toy(Vocabulary(modalities=rows), support, probability)
 
 
 FEW = {

@@ -12,7 +12,8 @@ from trimask.core.modality import Modality, Vocabulary
 from trimask.diffusion.forward import corrupt
 from trimask.diffusion.objective import loss, restrict, terms
 from trimask.diffusion.samplers import Confidence
-from trimask.diffusion.sampling import Engine, Settings, sample
+from trimask.diffusion.sampling import Engine, sample
+from trimask.diffusion.settings import Settings
 from trimask.hub.bundle import MODELS, TOKENIZERS
 from trimask.model.config import ModelConfig
 from trimask.model.timing import Timing
@@ -188,11 +189,11 @@ def test_a_sampled_row_is_bit_identical_in_any_batch(layout):
     network = model(v)
     composer = Composer(v, 64, 96)
     settings = {m.name: Settings(Confidence(steps=4, gumbel=1.0), guidance=1.0) for m in v.modalities}
-    engine = Engine(network, v, settings)
+    engine = Engine(network, v)
     rows = [[item(i)] for i in range(5)]
-    batch = sample(engine, composer.compose(rows), seed=3, keys=range(5))
+    batch = sample(engine, composer.compose(rows), settings, 3, range(5))
     for i, row in enumerate(rows):
-        alone = sample(engine, composer.compose([row]), seed=3, keys=[i])
+        alone = sample(engine, composer.compose([row]), settings, 3, [i])
         assert torch.equal(alone.ids_BL[0], batch.ids_BL[i])
     assert (batch.ids_BL != v.mask).all()
 

@@ -13,7 +13,8 @@ from trimask.core.canvas import Composer, Draw, Row, read
 from trimask.core.rng import generator
 from trimask.data.tasks import ANY, Conditions, Task, draw_row, lay
 from trimask.diffusion.samplers import Confidence
-from trimask.diffusion.sampling import Engine, Settings, sample
+from trimask.diffusion.sampling import Engine, sample
+from trimask.diffusion.settings import Settings
 from trimask.hub.bundle import find, load_bundle
 from trimask.train.loop import train
 from trimask.train.record import last
@@ -98,10 +99,10 @@ def assert_reproduced(run: Path, rows: Sequence[Row]) -> None:
     denoiser = load_bundle(find(run)).model
     vocabulary = denoiser.vocabulary
     settings = {m.name: Settings(Confidence(steps=8)) for m in vocabulary.modalities}
-    engine = Engine(denoiser, vocabulary, settings)
+    engine = Engine(denoiser, vocabulary)
     hidden = [replace(r, segments=tuple(replace(s, hidden=s.target or None) for s in r.segments)) for r in rows]
     canvas = Composer(vocabulary, toy_run.SLOTS).compose([[r] for r in hidden])
-    filled = sample(engine, canvas, seed=1)
+    filled = sample(engine, canvas, settings, seed=1)
     for span in [s for s in filled.spans if s.target]:
         wanted = rows[span.row].segments[span.index].codes
         assert np.array_equal(read(filled, vocabulary, span), wanted), rows[span.row].task

@@ -30,13 +30,20 @@ Output = Annotated[Path | None, typer.Option("--output", "-o", help="File to wri
 
 _SAMPLING: Mapping[str, tuple[type, str]] = {
     "steps": (int, "Model evaluations."),
-    "guidance": (float, "Classifier-free guidance w in (1+w)·conditional - w·null."),
-    "temperature": (float, "Of tokens; 0 takes the most probable."),
+    "guidance": (str, "w in (1+w)·conditional - w·null; 1:3 rises over the steps, 3@0.2-0.8 is 0 outside of a part."),
+    "temperature": (str, "Of tokens; 0 takes the most probable, 1:0.2 falls over the steps."),
     "top_p": (float, "Draw from the most probable ids of this mass."),
     "top_k": (int, "Draw from so many most probable ids; 0: all."),
-    "sampler": (str, "ancestral, blockwise, confidence or random-order."),
+    "min_p": (float, "Draw from ids at least this share as probable as the likeliest."),
+    "repetition": (float, "Divide the probability of ids that the row holds already by this."),
+    "sampler": (
+        str,
+        "ancestral, blockwise, confidence, entropy-bounded, first-hitting, level-ordered, planning, random-order, "
+        "remasking or threshold; with settings as threshold:probability=0.8.",
+    ),
 }
 """Option of sampling -> its type and what it does."""
+_COURSES = ("guidance", "temperature")
 
 
 def sampling(command: Callable[..., None]) -> Callable[..., None]:
@@ -45,7 +52,8 @@ def sampling(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(**arguments: Any) -> None:
         stated = {name: arguments.pop(name) for name in _SAMPLING}
-        command(**arguments, given={k: v for k, v in stated.items() if v is not None})
+        given = {k: _number(k, v) if k in _COURSES else v for k, v in stated.items() if v is not None}
+        command(**arguments, given=given)
 
     own = [p for p in inspect.signature(command).parameters.values() if p.name != "given"]
     added = [
@@ -55,6 +63,23 @@ def sampling(command: Callable[..., None]) -> Callable[..., None]:
     run.__signature__ = inspect.Signature([*own, *added])  # pyright: ignore[reportAttributeAccessIssue]
     run.__annotations__ = {p.name: p.annotation for p in (*own, *added)}
     return run
+
+
+def _number(name: str, text: str) -> Any:
+    """ "3" -> 3.0; "1:3" -> a course from 1 to 3; "3@0.2-0.8" -> one that is 0 outside of that part of the steps."""
+    from trimask.diffusion.settings import Course
+
+    values, _, interval = text.partition("@")
+    try:
+        first, _, last = values.partition(":")
+        begin, _, end = interval.partition("-")
+        if not interval and not last:
+            return float(first)
+        where = {"begin": float(begin), "end": float(end), "outside": 0.0} if interval else {}
+        return Course(float(first), float(last or first), **where)
+    except ValueError as e:
+        why = e if isinstance(e, UsageError) else "write a number, FIRST:LAST, or either with @BEGIN-END behind it"
+        raise UsageError(f"--{name} {text}: {why}") from None
 
 
 def _option(kind: type, does: str) -> Any:

@@ -16,6 +16,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -128,10 +129,22 @@ class Canvas:
     def with_ids(self, ids_BL: Tensor) -> "Canvas":
         return replace(self, ids_BL=ids_BL)
 
+    def rows(self, index: Sequence[int] | np.ndarray) -> "Canvas":
+        """Some of the rows, in the given order."""
+        at = torch.as_tensor(np.asarray(index, np.int64), device=self.ids_BL.device)
+        place = {int(row): number for number, row in enumerate(index)}
+        spans = tuple(replace(s, row=place[s.row]) for s in self.spans if s.row in place)
+        return Canvas(**{k: v[at] for k, v in self._tensors().items()}, spans=spans)
+
     def below(self, other: "Canvas") -> "Canvas":
-        """This canvas with the rows of another of the same layout below it; keeps this one's `spans`."""
-        theirs = other._tensors()
-        return replace(self, **{k: torch.cat([v, theirs[k]]) for k, v in self._tensors().items()})
+        """This canvas with the rows of another of the same padded lengths below it."""
+        mine, theirs = self._tensors(), other._tensors()
+        most = max(self.sees_BGG.shape[1], other.sees_BGG.shape[1])
+        for tensors in (mine, theirs):
+            lacking = most - tensors["sees_BGG"].shape[1]
+            tensors["sees_BGG"] = F.pad(tensors["sees_BGG"], (0, lacking, 0, lacking))
+        spans = (*self.spans, *(replace(s, row=s.row + self.shape[0]) for s in other.spans))
+        return Canvas(**{k: torch.cat([v, theirs[k]]) for k, v in mine.items()}, spans=spans)
 
     def _tensors(self) -> dict[str, Tensor]:
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "spans"}
@@ -148,9 +161,13 @@ class Query:
     alphabet: int
     index_N: Int[Tensor, " N"]
     count: int
+    ends: bool = True
+    """Whether END and FILL are scored beside the codes."""
 
 
-def queries(canvas: Canvas, where_BL: Bool[Tensor, "B L"], vocabulary: Vocabulary, multiple: int = 32) -> list[Query]:
+def queries(
+    canvas: Canvas, where_BL: Bool[Tensor, "B L"], vocabulary: Vocabulary, multiple: int = 32, ends: bool = True
+) -> list[Query]:
     """One query per alphabet that has a position in `where_BL` (bool), padded to `multiple`."""
     flat = torch.where(where_BL, canvas.alphabet_BL, -1).flatten()
     out = []
@@ -159,7 +176,7 @@ def queries(canvas: Canvas, where_BL: Bool[Tensor, "B L"], vocabulary: Vocabular
         count = len(index_N)
         if count:
             padding = -count % multiple
-            out.append(Query(a, torch.cat([index_N, index_N[:1].expand(padding)]), count))
+            out.append(Query(a, torch.cat([index_N, index_N[:1].expand(padding)]), count, ends))
     return out
 
 

@@ -8,6 +8,7 @@ appear in any key, so a resumed, re-sharded or re-batched run draws the same num
 import hashlib
 
 import numpy as np
+from torch import Tensor
 
 Part = str | int
 
@@ -26,3 +27,39 @@ def generator(*parts: Part) -> np.random.Generator:
 def uniform(*parts: Part) -> float:
     """One number in [0, 1) that depends on `parts` alone, without building a generator."""
     return (key(*parts) >> 75) * 2.0**-53
+
+
+def row_key(*parts: Part) -> int:
+    """A key that fits an int64 tensor, for `uniforms`."""
+    return key(*parts) & (2**63 - 1)
+
+
+def uniforms(key: Tensor, *counters: Tensor | int) -> Tensor:
+    """Numbers in [0, 1), float64, that depend on int64 `key` and counters alone; all broadcast.
+
+    A counter-based generator on the tensors' device: key and counters go one after the other through the finalizer of
+    SplitMix64 (Steele, Lea and Flood 2014). The same numbers on every device that has float64.
+    """
+    state = key
+    for counter in counters:
+        step = (counter + 1) * _GOLDEN
+        state = _mixed(state + (_signed(step % 2**64) if isinstance(step, int) else step))
+    return _shifted(state, 11).double() * 2.0**-53
+
+
+def _signed(value: int) -> int:
+    return value - 2**64 if value >= 2**63 else value
+
+
+_GOLDEN = _signed(0x9E3779B97F4A7C15)
+
+
+def _shifted(x: Tensor, bits: int) -> Tensor:
+    """A logical shift to the right; that of int64 tensors keeps the sign."""
+    return (x >> bits) & (2 ** (64 - bits) - 1)
+
+
+def _mixed(x: Tensor) -> Tensor:
+    x = (x ^ _shifted(x, 30)) * _signed(0xBF58476D1CE4E5B9)
+    x = (x ^ _shifted(x, 27)) * _signed(0x94D049BB133111EB)
+    return x ^ _shifted(x, 31)

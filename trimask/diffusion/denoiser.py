@@ -13,5 +13,5 @@ class Denoiser(Protocol):
     """Any callable that scores tokens: a transformer, or a lookup table of exact posteriors."""
 
     def __call__(self, canvas: Canvas, queries: Sequence[Query], /) -> list[Tensor]:
-        """One fp32 tensor (N, A) of logits per query, over the ids of its alphabet."""
+        """One fp32 tensor (N, A) of logits per query, over the codes of its alphabet and, with `ends`, END and FILL."""
         ...

@@ -18,7 +18,7 @@ from trimask.core.modality import Modality, Vocabulary
 
 @dataclass(frozen=True)
 class Toy:
-    """A distribution over the columns (code, END or FILL) of the target tokens of a row.
+    """A distribution over the columns (code, END or FILL) of the target tokens of a row, each of its own alphabet.
 
     `support_WN` lists W words of N columns, `probability_W` their probabilities.
     """
@@ -35,28 +35,28 @@ class Toy:
 
     def __call__(self, canvas: Canvas, queries: Sequence[Query]) -> list[Tensor]:
         """Exact log-posteriors of the queried tokens, given the tokens that are not masked."""
-        v = self.vocabulary
-        length = canvas.shape[1]
+        v, length = self.vocabulary, canvas.shape[1]
+        targets = [row.nonzero()[0] for row in canvas.maskable_BL.numpy()]
+        held = np.stack([canvas.ids_BL[row].numpy()[at] for row, at in enumerate(targets)])
+        starts = np.array([a.start for a in v.alphabets])
+        start = np.stack([starts[canvas.alphabet_BL[row].numpy()[at]] for row, at in enumerate(targets)])
+        place = np.zeros(canvas.shape, np.int64)
+        for row, at in enumerate(targets):
+            place[row, at] = np.arange(len(at))
         out = []
         for query in queries:
             alphabet = v.alphabets[query.alphabet]
-            logits = np.full((len(query.index_N), alphabet.codes + 2), -np.inf)
-            for i, flat in enumerate(query.index_N.tolist()):
-                logits[i] = self._posterior(canvas, flat // length, flat % length, alphabet.codes + 2)
-            out.append(torch.from_numpy(logits).float())
+            row_N, column_N = np.divmod(query.index_N.numpy(), length)
+            rows, inverse = np.unique(row_N, return_inverse=True)
+            known = np.where(held == v.mask, -1, held - start)[rows][:, None]
+            fits = ((known == -1) | (known == self.support_WN)).all(-1)
+            mass_NW = (fits * self.probability_W)[inverse]
+            hot_NWA = self.support_WN.T[place[row_N, column_N]][..., None] == np.arange(alphabet.codes + 2)
+            mass_NA = (mass_NW[..., None] * hot_NWA).sum(1)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                log_p = np.log(mass_NA / mass_NA.sum(1, keepdims=True))
+            out.append(torch.from_numpy(log_p[:, : alphabet.codes + 2 * query.ends]).float())
         return out
-
-    def _posterior(self, canvas: Canvas, row: int, position: int, columns: int) -> np.ndarray:
-        v = self.vocabulary
-        targets = canvas.maskable_BL[row].nonzero().flatten().tolist()
-        ids = canvas.ids_BL[row, targets].numpy()
-        start = v.alphabets[int(canvas.alphabet_BL[row, position])].start
-        match = ((ids == v.mask) | (self.support_WN + start == ids)).all(axis=1)
-        mass = np.bincount(
-            self.support_WN[:, targets.index(position)], weights=self.probability_W * match, minlength=columns
-        )
-        with np.errstate(divide="ignore"):
-            return np.log(mass / mass.sum())
 
 
 def correlated(words: int = 3, length: int = 3, seed: int = 0) -> Toy:

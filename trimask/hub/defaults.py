@@ -12,6 +12,7 @@ task or by kind. `voice` is the one that speaks when none is named.
 """
 
 import dataclasses
+import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -19,18 +20,20 @@ from typing import Any, TypedDict
 
 from trimask.core.errors import ArtifactError, UsageError
 from trimask.diffusion import samplers
-from trimask.diffusion.samplers import Blockwise, Confidence, RandomOrder, Sampler
-from trimask.diffusion.sampling import Settings
+from trimask.diffusion.samplers import Blockwise, Confidence, Phases, RandomOrder, Sampler
+from trimask.diffusion.settings import Course, Number, Settings
 
 
 class Overrides(TypedDict, total=False):
     """Sampling options of one call; what is left out comes from the bundle."""
 
     steps: int
-    guidance: float
-    temperature: float
+    guidance: Number
+    temperature: Number
     top_p: float
     top_k: int
+    min_p: float
+    repetition: float
     sampler: str | Sampler
 
 
@@ -44,7 +47,7 @@ SAMPLERS: Mapping[str, type[Sampler]] = {
     for name in samplers.__all__
     if isinstance(getattr(samplers, name), type)
     and issubclass(getattr(samplers, name), Sampler)
-    and getattr(samplers, name) is not Sampler
+    and not inspect.isabstract(getattr(samplers, name))
 }
 """Name on the command line and in `sampling.json` -> class."""
 
@@ -52,7 +55,7 @@ SAMPLERS: Mapping[str, type[Sampler]] = {
 # brings its own.
 _READING = Settings(Confidence(steps=32, counts="linear"), temperature=0.0)
 STARTING: Mapping[str, Settings] = {
-    "text": Settings(Blockwise(block=32, blocks=4, inner=Confidence(steps=32, counts="linear")), temperature=0.7),
+    "text": Settings(Blockwise(block=32, inner=Confidence(steps=32, counts="linear")), temperature=0.7),
     "image": Settings(RandomOrder(steps=64), temperature=0.7, guidance=0.5),
     "audio": Settings(RandomOrder(steps=64), temperature=0.6, guidance=0.5),
     "image>text": _READING,
@@ -93,17 +96,44 @@ def _chosen(base: Sampler, wanted: str | Sampler | None) -> Sampler:
     """A sampler given by name takes over the number of steps of the one it replaces."""
     if not isinstance(wanted, str):
         return wanted or base
-    if wanted not in SAMPLERS:
-        raise UsageError(f"no sampler is called {wanted!r}; there are: {', '.join(SAMPLERS)}")
-    return base if type(base) is SAMPLERS[wanted] else with_steps(SAMPLERS[wanted](), base.steps)
+    name, _, rest = wanted.partition(":")
+    if name not in SAMPLERS:
+        raise UsageError(f"no sampler is called {name!r}; there are: {', '.join(SAMPLERS)}")
+    same = type(base) is SAMPLERS[name]
+    made = base if same else SAMPLERS[name]()
+    stated = dict(_stated(made, part) for part in rest.split(",") if part)
+    if not same and hasattr(made, "steps") and (steps := getattr(base, "steps", 0)):
+        stated = {"steps": steps, **stated}
+    return replace(made, **stated)  # pyright: ignore[reportArgumentType]
+
+
+def _stated(sampler: Sampler, part: str) -> tuple[str, Any]:
+    """ "probability=0.8" as a field of a sampler and its value; the value of `inner` is the name of a sampler."""
+    key, _, text = part.partition("=")
+    known = {f.name: getattr(sampler, f.name) for f in dataclasses.fields(sampler)}  # pyright: ignore[reportArgumentType]
+    if key not in known:
+        own = ", ".join(known) or "none"
+        raise UsageError(f"the sampler {kebab(type(sampler).__name__)} has no setting {key!r}; it has: {own}")
+    value = known[key]
+    try:
+        if isinstance(value, bool):
+            return key, {"true": True, "false": False}[text.lower()]
+        if isinstance(value, Sampler):
+            return key, SAMPLERS[text]()
+        return key, type(value)(text)
+    except (KeyError, ValueError):
+        raise UsageError(f"{part!r}: {key} of {kebab(type(sampler).__name__)} is a value as {value}") from None
 
 
 def with_steps(sampler: Sampler, steps: int) -> Sampler:
-    """The sampler with `steps` steps in all; blocks share them, rounded up to the same number each."""
+    """The sampler with `steps` steps in all. Raises `UsageError` for one that takes as many as the model asks for."""
     if steps < 1:
         raise UsageError(f"steps must be at least 1, got {steps}")
-    if isinstance(sampler, Blockwise):
-        return replace(sampler, inner=with_steps(sampler.inner, -(-steps // sampler.blocks)))
+    if not hasattr(sampler, "steps") or (isinstance(sampler, Phases) and sampler.adaptive):
+        raise UsageError(
+            f"the sampler {kebab(type(sampler).__name__)} takes as many steps as the model asks for: leave steps out, "
+            "or choose another sampler"
+        )
     return replace(sampler, steps=steps)  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
@@ -134,7 +164,9 @@ def from_json(values: Mapping[str, Any], where: str) -> Defaults:
 
 def _settings(values: Any, where: str) -> Settings:
     try:
-        rest = {k: v for k, v in values.items() if k != "sampler"}
+        rest: dict[str, Any] = {
+            k: Course(**v) if isinstance(v, dict) else v for k, v in values.items() if k != "sampler"
+        }
         return Settings(_sampler(values["sampler"]), **rest)
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise ArtifactError(f"{where}: cannot be read: {e!r}") from None

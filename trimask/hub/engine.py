@@ -5,6 +5,7 @@ its result does not depend on what else is in its batch (same machine, dtype and
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,8 +14,8 @@ from torch import Tensor
 from trimask.core.canvas import Canvas, Composer, Query, Row, Segment, read
 from trimask.core.modality import Vocabulary
 from trimask.diffusion.bounds import Bound, Plan, bounds
-from trimask.diffusion.denoiser import Denoiser
-from trimask.diffusion.sampling import Engine, Progress, Settings, sample
+from trimask.diffusion.sampling import Engine, Progress, sample
+from trimask.diffusion.settings import Settings
 from trimask.model.transformer import Transformer
 
 LENGTHS = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
@@ -52,7 +53,7 @@ class Placed:
 
     def __call__(self, canvas: Canvas, asked: Sequence[Query]) -> list[Tensor]:
         here, before = canvas.ids_BL.device, self.model.dtype
-        moved = [Query(q.alphabet, q.index_N.to(self.device), q.count) for q in asked]
+        moved = [replace(q, index_N=q.index_N.to(self.device)) for q in asked]
         self.model.dtype = self.dtype
         try:
             return [logits.to(here) for logits in self.model(canvas.to(self.device), moved)]
@@ -60,26 +61,15 @@ class Placed:
             self.model.dtype = before
 
 
-class NoEnding:
-    """A denoiser that cannot end a target of known length, nor a sound before its first frame."""
-
-    def __init__(self, denoiser: Denoiser, canvas: Canvas, vocabulary: Vocabulary):
-        self.denoiser = denoiser
-        barred = torch.zeros(canvas.shape, dtype=torch.bool)
-        for span in canvas.spans:
-            m = vocabulary.modalities[vocabulary.modality(span.kind)]
-            length = span.length if not span.free else m.levels if m.grid == "frames" else 0
-            barred[span.row, span.start : span.start + length] |= span.target
-        self.barred_N = barred.flatten().to(canvas.ids_BL.device)
-
-    def __call__(self, canvas: Canvas, asked: Sequence[Query]) -> list[Tensor]:
-        return [self._bar(q, logits) for q, logits in zip(asked, self.denoiser(canvas, asked), strict=True)]
-
-    def _bar(self, query: Query, logits_NA: Tensor) -> Tensor:
-        # Under guidance the rows stand twice, one below the other.
-        barred_N = self.barred_N[query.index_N % len(self.barred_N)]
-        ends_A = torch.arange(logits_NA.shape[1], device=logits_NA.device) >= logits_NA.shape[1] - 2
-        return logits_NA.masked_fill(barred_N[:, None] & ends_A, -torch.inf)
+def endings(canvas: Canvas, vocabulary: Vocabulary) -> Tensor:
+    """bool (B, L): tokens that may become END or FILL: none of a target of known length, nor a sound's first frame."""
+    may_BL = torch.zeros(canvas.shape, dtype=torch.bool)
+    for span in canvas.spans:
+        m = vocabulary.modalities[vocabulary.modality(span.kind)]
+        if span.target and span.free:
+            first = m.levels if m.grid == "frames" else 0
+            may_BL[span.row, span.start + first : span.start + span.length] = True
+    return may_BL.to(canvas.ids_BL.device)
 
 
 class Runner:
@@ -87,6 +77,7 @@ class Runner:
 
     def __init__(self, placed: Placed, vocabulary: Vocabulary):
         self.placed, self.vocabulary = placed, vocabulary
+        self.engine = Engine(placed, vocabulary)
 
     def complete(
         self, rows: Sequence[Row], settings_of: SettingsOf, seed: int, on_step: OnStep | None = None
@@ -95,13 +86,23 @@ class Runner:
         out: list[dict[str, np.ndarray]] = [{} for _ in rows]
         for task, composer, numbers in self._groups(rows, ROWS):
             canvas = composer.compose([[rows[i]] for i in numbers]).to(self.placed.home)
-            guarded = NoEnding(self.placed, canvas, self.vocabulary)
-            engine = Engine(guarded, self.vocabulary, settings_of(task))
-            canvas = sample(engine, canvas, seed, [rows[i].key for i in numbers], on_step)
+            keys = [rows[i].key for i in numbers]
+            canvas = self.fill(canvas, settings_of(task), seed, keys, on_step)
             for span in canvas.spans:
                 if span.target:
                     out[numbers[span.row]][span.kind] = read(canvas, self.vocabulary, span)
         return out
+
+    def fill(
+        self,
+        canvas: Canvas,
+        settings: Mapping[str, Settings],
+        seed: int,
+        keys: Sequence[str] | None = None,
+        on_step: OnStep | None = None,
+    ) -> Canvas:
+        """A canvas with its masked targets filled; one of known length does not end, a sound has a frame."""
+        return sample(self.engine, canvas, settings, seed, keys, endings(canvas, self.vocabulary), on_step)
 
     def bounds(self, rows: Sequence[Row], plan: Plan, draws: int, seed: int) -> list[Bound]:
         """The bound of each row's targets; see `diffusion.bounds.bounds`."""

@@ -29,11 +29,11 @@ from trimask.core.item import Audio, Item
 from trimask.core.modality import KINDS, Vocabulary
 from trimask.data.tasks import Task
 from trimask.diffusion.bounds import Bound, Plan, by_count, by_time
-from trimask.diffusion.sampling import Engine, Settings, sample
+from trimask.diffusion.settings import Settings
 from trimask.hub import filling, media
 from trimask.hub.bundle import Bundle, find, load_bundle
 from trimask.hub.defaults import Overrides
-from trimask.hub.engine import NoEnding, OnStep, Placed, Runner
+from trimask.hub.engine import OnStep, Placed, Runner
 from trimask.hub.layout import Layout, Size, Target, keyed, task_of
 from trimask.hub.media import AudioLike, ImageLike
 
@@ -95,9 +95,8 @@ class Model:
 
     Texts, pictures (path, PIL image, uint8 array) and sounds (path, `(samples, rate)`) go in; strings,
     PIL images and `Audio` pairs `(samples, rate)` come out. Methods take one value or a list of
-    values; `n` asks for several samples of each. Sampling options: `seed`, `steps`, `guidance`,
-    `temperature`, `top_p`, `top_k`, `sampler`; defaults come from the bundle. `fill` takes all but the
-    seed as `options`, since its keywords are the parts.
+    values; `n` asks for several samples of each. Sampling options are `seed` and those of `Overrides`;
+    defaults come from the bundle. `fill` takes all but the seed as `options`, since its keywords are the parts.
     """
 
     def __init__(self, bundle: Bundle, device: str = "auto", dtype: str = "auto"):
@@ -369,9 +368,7 @@ class Model:
     def _fill_canvas(self, canvas: Canvas, seed: int, on_step: OnStep | None, options: Overrides) -> Canvas:
         home = canvas.ids_BL.device
         canvas = canvas.to(self.runner.placed.home)
-        guarded = NoEnding(self.runner.placed, canvas, self.vocabulary)
-        engine = Engine(guarded, self.vocabulary, self._settings(options)("any"))
-        return sample(engine, canvas, seed, None, on_step).to(home)
+        return self.runner.fill(canvas, self._settings(options)("any"), seed, None, on_step).to(home)
 
     def _fill_row(self, row: Row, seed: int, on_step: OnStep | None, options: Overrides) -> Row:
         made = self.runner.complete([row], self._settings(options), seed, on_step)[0]

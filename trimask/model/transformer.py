@@ -170,9 +170,9 @@ class Head(nn.Module):
         return x_ND + self.level[str(alphabet)](x_ND) if str(alphabet) in self.level else x_ND
 
     def forward(
-        self, x_ND: Sequence[Tensor], alphabets: Sequence[int], joint: bool = False, tied: IdTable | None = None
+        self, x_ND: Sequence[Tensor], queries: Sequence[Query], joint: bool = False, tied: IdTable | None = None
     ) -> list[Tensor]:
-        """Logits in fp32 of the positions of each alphabet: (N, A), column j belonging to `ids[j]`.
+        """Logits in fp32 of the vectors of each query: (N, A), column j belonging to `ids[j]` of its alphabet.
 
         With `joint` (N, V) over the whole joint vocabulary, for comparison. `tied` is the table of the embeddings,
         for a head without weights of its own.
@@ -180,20 +180,20 @@ class Head(nn.Module):
         table = self.table or tied
         assert table is not None
         pieces = table.pieces()
-        whole = [torch.cat([*pieces.values()])] * len(alphabets) if joint else None
-        tables = whole or [self._scored(pieces, a) for a in alphabets]
+        whole = [torch.cat([*pieces.values()])] * len(queries) if joint else None
+        tables = whole or [self._scored(pieces, q) for q in queries]
         return [
-            self._scaled(F.linear(self.hidden(x, a), table.to(x.dtype)).float())
-            for x, a, table in zip(x_ND, alphabets, tables, strict=True)
+            self._scaled(F.linear(self.hidden(x, q.alphabet), table.to(x.dtype)).float())
+            for x, q, table in zip(x_ND, queries, tables, strict=True)
         ]
 
     def _scaled(self, logits_NA: Tensor) -> Tensor:
         return logits_NA if self.scale == 1.0 else self.scale * logits_NA
 
-    def _scored(self, pieces: dict[int, Tensor], alphabet: int) -> Tensor:
-        """Rows of the codes of an alphabet, of END and of FILL."""
-        row = self.vocabulary.alphabets[alphabet]
-        return torch.cat([pieces[row.start], pieces[row.end][:2]])
+    def _scored(self, pieces: dict[int, Tensor], query: Query) -> Tensor:
+        """Rows of the codes of an alphabet and, where they can occur, of END and of FILL."""
+        row = self.vocabulary.alphabets[query.alphabet]
+        return torch.cat([pieces[row.start], pieces[row.end][:2]]) if query.ends else pieces[row.start]
 
 
 class Transformer(nn.Module):
@@ -234,7 +234,7 @@ class Transformer(nn.Module):
         x_BPD = self.hidden(canvas).flatten(0, 1)
         slot = slots(canvas)
         asked = [x_BPD[slot[q.index_N]] for q in queries]
-        return self.head(asked, [q.alphabet for q in queries], joint, self.embedding.token)
+        return self.head(asked, queries, joint, self.embedding.token)
 
     def compiled(self) -> "Transformer":
         """Compile the blocks (static shapes); embedding and head stay eager."""

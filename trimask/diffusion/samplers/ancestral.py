@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from torch import Tensor
+import numpy as np
 
-from trimask.diffusion.samplers.base import Sampler, View
+from trimask.diffusion.samplers.base import Move, Sampler, View
 from trimask.diffusion.schedules import by_name
 
 
@@ -19,8 +19,11 @@ class Ancestral(Sampler):
     schedule: str = "linear"
     """Times are equally spaced; the schedule turns them into rates."""
 
-    def reveal(self, view: View) -> Tensor:
-        sigma = by_name(self.schedule).rate
-        here, there = (self.steps - view.step) / self.steps, (self.steps - view.step - 1) / self.steps
-        stay = float(sigma(there) / sigma(here)) if there > 0 else 0.0
-        return view.todo_BL & (view.noise_BL >= stay)
+    def length(self, total_B: np.ndarray, units_B: np.ndarray) -> np.ndarray:
+        return np.where(total_B > 0, self.steps, 0)
+
+    def move(self, view: View) -> Move:
+        sigma, one_B = by_name(self.schedule), 1 / np.maximum(view.steps_B, 1)
+        here_B = np.maximum(1 - view.step_B * one_B, one_B)
+        stay_B = sigma.rate(np.maximum(here_B - one_B, 0.0)) / sigma.rate(here_B)
+        return Move(view.masked_BL & (view.noise() >= view.on_device(stay_B)[:, None]))

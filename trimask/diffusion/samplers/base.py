@@ -1,71 +1,164 @@
-"""The call contract of a sampler, and the count schedules several of them share."""
+"""The call contract of a sampler, and what several of them share."""
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal, get_args
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-Counts = Literal["linear", "cosine"]
+from trimask.core.errors import UsageError
+from trimask.core.rng import uniforms
+from trimask.diffusion.schedules import by_name
+
+Score = Literal["drawn", "likeliest", "margin", "entropy"]
+"""What is known of a token once the model was asked; the larger, the surer.
+
+drawn, likeliest: log-probability of the id that was drawn, of the likeliest one. margin: probability of the likeliest
+id over that of the second. entropy: minus the entropy in nats. All of the model's law under guidance, before
+temperature and filters.
+"""
 
 
 @dataclass(frozen=True)
 class View:
-    """What a sampler sees of the tokens of one modality at one step. All tensors are (B, L)."""
+    """What a sampler sees of the tokens of one modality before or after the model is asked."""
 
-    step: int
-    """Number of the step, from 0."""
-    todo_BL: Bool[Tensor, "B L"]
-    """bool: masked tokens that may be revealed."""
-    score_BL: Float[Tensor, "B L"]
-    """float32: log-probability of the token drawn for each position in `todo_BL`."""
-    noise_BL: Float[Tensor, "B L"]
-    """float32 in (0, 1): one number per position and step, from the row's own generator."""
+    masked_BL: Bool[Tensor, "B L"]
+    """bool: masked tokens, which may be revealed."""
+    filled_BL: Bool[Tensor, "B L"]
+    """bool: tokens that were masked at the start and are not now."""
     level_BL: Int[Tensor, "B L"]
     """int64: codebook level."""
     unit_BL: Int[Tensor, "B L"]
-    """int64: number of the position's grid unit (token, frame, pixel) from the first that was to be filled."""
+    """int64: number of the token's grid unit (token, frame, pixel) from the first that was to be filled."""
+    key_B: Int[Tensor, " B"]
+    """int64: the rows' keys of randomness."""
+    step_B: np.ndarray
+    """int64, on the host: the number of each row's step, from 0."""
+    steps_B: np.ndarray
+    """int64, on the host: the sampler's `length` for each row."""
+    units_B: np.ndarray
+    """int64, on the host: how many grid units the row has from the first to the last that was to be filled."""
     total_B: Int[Tensor, " B"]
     """int64: how many tokens the row had to fill at the start."""
+    score_BL: Float[Tensor, "B L"] | None = None
+    """float32: the sampler's `score` of masked tokens (of all, where it `rescores`); None before the model is asked."""
+
+    def noise(self, stream: int = 0, fixed: bool = False) -> Float[Tensor, "B L"]:
+        """float64 in [0, 1): a number for each token and step, or for each token, the same at every step."""
+        column_L = torch.arange(self.masked_BL.shape[1], device=self.key_B.device)
+        step_B = torch.full_like(self.key_B, -1) if fixed else self.on_device(self.step_B)
+        return uniforms(self.key_B[:, None], 1 + stream, step_B[:, None], column_L)
+
+    def on_device(self, values_B: np.ndarray) -> Tensor:
+        """Numbers of the host (B,) as a tensor beside the others."""
+        return torch.from_numpy(values_B).to(self.key_B.device, non_blocking=True)
+
+    @property
+    def sureness(self) -> Float[Tensor, "B L"]:
+        """`score_BL`, for a sampler that asked for it."""
+        assert self.score_BL is not None, "the sampler has no score: it moves before the model is asked"
+        return self.score_BL
+
+
+@dataclass(frozen=True)
+class Move:
+    """Which masked tokens to reveal, and which filled ones to mask again."""
+
+    reveal_BL: Bool[Tensor, "B L"]
+    hide_BL: Bool[Tensor, "B L"] | None = None
+
+
+LIMITS = (
+    ("steps", 0, math.inf), ("block", 1, math.inf), ("levels", 1, math.inf), ("gumbel", 0, math.inf),
+    ("probability", 0, 1), ("factor", 0, math.inf), ("bound", 0, math.inf), ("eta", 0, math.inf),
+)  # fmt: skip
+"""Setting of a sampler, its least and its largest value."""
+CHOICES: Mapping[str, tuple[str, ...]] = {"by": get_args(Score), "kind": ("cap", "rescale")}
+"""Setting of a sampler, the values it can have."""
 
 
 class Sampler(ABC):
-    """Decides which drawn tokens to reveal. Frozen: all that varies comes in the view."""
+    """Decides what to reveal at a step. Frozen: all that varies comes in the view."""
 
-    steps: int
+    rescores: ClassVar[bool] = False
+    """Whether filled tokens are scored again at every step."""
+    remasks: ClassVar[bool] = False
+    """Whether a row may go on when nothing in it is masked."""
+
+    def __post_init__(self):
+        """Raises `UsageError` for settings that no sampler can have."""
+        for name in ("counts", "schedule"):
+            if hasattr(self, name):
+                by_name(getattr(self, name))
+        for name, choices in CHOICES.items():
+            if getattr(self, name, choices[0]) not in choices:
+                raise UsageError(
+                    f"{type(self).__name__}: {name}={getattr(self, name)} must be one of {', '.join(choices)}"
+                )
+        for name, least, most in LIMITS:
+            if not least <= getattr(self, name, least) <= most:
+                raise UsageError(
+                    f"{type(self).__name__}: {name}={getattr(self, name)} must be {least:g} or more"
+                    + (f", at most {most:g}" if most < math.inf else "")
+                )
+
+    @property
+    def score(self) -> Score | None:
+        """What it wants to know of a token. None: it moves before the model is asked, of what it reveals alone."""
+        return None
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the number of steps depends on what the model says; `length` is then only a limit."""
+        return False
 
     @abstractmethod
-    def reveal(self, view: View) -> Bool[Tensor, "B L"]:
-        """bool (B, L), a subset of `view.todo_BL`; at the last step all of it."""
+    def length(self, total_B: np.ndarray, units_B: np.ndarray) -> np.ndarray:
+        """int64 (B,): steps of rows with so many tokens to fill, in so many grid units. At the last all is revealed."""
+
+    @abstractmethod
+    def move(self, view: View) -> Move:
+        """What to reveal, a subset of `view.masked_BL`, and what to hide, one of `view.filled_BL`."""
 
 
-def remaining(counts: Counts, step: int, steps: int, total_B: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
-    """How many tokens stay masked after a step: total * gamma((step + 1) / steps), rounded down.
+def left(counts: str, view: View) -> Int[Tensor, " B"]:
+    """int64 (B,): how many tokens stay masked after a step: total * sigma(1 - progress), rounded down.
 
-    gamma(r) is 1 - r (linear) or cos(pi r / 2) (MaskGIT, Chang et al. 2022, section 3.2).
+    `counts` is the name of a schedule: linear, cosine (MaskGIT, Chang et al. 2022, section 3.2) or polyP.
     """
-    r = (step + 1) / steps
-    gamma = 1.0 - r if counts == "linear" else math.cos(0.5 * math.pi * r)
-    return (total_B * max(gamma, 0.0) + 1e-6).floor().long() if step + 1 < steps else torch.zeros_like(total_B)
+    ahead_B = 1 - (view.step_B + 1) / np.maximum(view.steps_B, 1)
+    share_B = np.where(ahead_B > 0, by_name(counts).rate(np.maximum(ahead_B, 0.0)), 0.0)
+    return (view.total_B * view.on_device(share_B) + 1e-6).floor().long()
+
+
+def ranks(score_BL: Float[Tensor, "B L"], among_BL: Bool[Tensor, "B L"]) -> Int[Tensor, "B L"]:
+    """Rank of each position by falling score among those asked for, from 0; ties go to the left, others come last."""
+    order_BL = score_BL.masked_fill(~among_BL, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    # What is not asked for may tie with a score of minus infinity: it goes behind.
+    order_BL = order_BL.gather(1, (~among_BL).gather(1, order_BL).int().argsort(dim=1, stable=True))
+    place_BL = torch.arange(order_BL.shape[1], device=order_BL.device).expand_as(order_BL)
+    return torch.empty_like(order_BL).scatter_(1, order_BL, place_BL)
 
 
 def top(
-    score_BL: Float[Tensor, "B L"], todo_BL: Bool[Tensor, "B L"], count_B: Int[Tensor, " B"]
+    score_BL: Float[Tensor, "B L"], among_BL: Bool[Tensor, "B L"], count_B: Int[Tensor, " B"]
 ) -> Bool[Tensor, "B L"]:
-    """The `count_B[b]` positions of highest score in `todo_BL` of each row; ties go to the left."""
-    score_BL = score_BL.masked_fill(~todo_BL, -torch.inf)
-    order_BL = score_BL.argsort(dim=1, descending=True, stable=True)
-    rank_BL = torch.empty_like(order_BL).scatter_(
-        1, order_BL, torch.arange(order_BL.shape[1], device=order_BL.device).expand_as(order_BL)
-    )
-    return (rank_BL < count_B[:, None]) & todo_BL
+    """The `count_B[b]` positions of highest score among those of each row; ties go to the left."""
+    return (ranks(score_BL, among_BL) < count_B[:, None]) & among_BL
 
 
-def keep_counts(counts: Counts, view: View, steps: int, score_BL: Tensor) -> Tensor:
-    """Reveal the best positions so that the number left follows the count schedule, at least one."""
-    left_B = remaining(counts, view.step, steps, view.total_B)
-    now_B = (view.todo_BL.sum(1) - left_B).clamp(min=1)
-    return top(score_BL, view.todo_BL, now_B)
+def keep_counts(counts: str, view: View, score_BL: Float[Tensor, "B L"]) -> Move:
+    """Reveal the best so that the number left follows the schedule of counts, at least one."""
+    now_B = (view.masked_BL.sum(1) - left(counts, view)).clamp(min=1)
+    return Move(top(score_BL, view.masked_BL, now_B))
+
+
+def at_most(steps: int | np.ndarray, total_B: np.ndarray) -> np.ndarray:
+    """int64 (B,): so many steps, or one a token where there are fewer tokens."""
+    return np.minimum(steps, total_B)

@@ -1,27 +1,45 @@
-"""Reveal the most confident tokens first (MaskGIT, Chang et al. 2022)."""
+"""Reveal what the model is surest of first (MaskGIT, Chang et al. 2022; LLaDA, Nie et al. 2025)."""
 
 from dataclasses import dataclass
+from typing import cast
 
+import numpy as np
 from torch import Tensor
 
-from trimask.diffusion.samplers.base import Counts, Sampler, View, keep_counts
+from trimask.diffusion.samplers.base import Move, Sampler, Score, View, at_most, keep_counts
 
 
 @dataclass(frozen=True)
 class Confidence(Sampler):
-    """Score = log-probability of the drawn token + annealed Gumbel noise - `level_penalty` * level.
+    """Score of the token + Gumbel noise - `level_penalty` * level, best first, as many as the counts say.
 
-    `gumbel` is the noise's scale before the first step; it falls linearly, to zero at the last. A level
-    penalty reveals coarse audio codebooks first (OmniVoice and MaskGCT style orders).
+    `by` is the score: of the drawn id (MaskGIT), of the likeliest (top-k confidence), their margin, or the entropy.
+    `gumbel` is the noise's scale before the first step; with `anneal` it falls linearly, to zero at the last, else it
+    stays (a position temperature). A level penalty reveals coarse audio codebooks first.
     """
 
     steps: int = 32
-    counts: Counts = "cosine"
+    counts: str = "cosine"
+    by: str = "drawn"
     gumbel: float = 0.0
+    anneal: bool = True
     level_penalty: float = 0.0
 
-    def reveal(self, view: View) -> Tensor:
-        scale = self.gumbel * (1.0 - (view.step + 1) / self.steps)
-        noise_BL = -(-view.noise_BL.clamp(1e-7, 1 - 1e-7).log()).log()
-        score_BL = view.score_BL + scale * noise_BL - self.level_penalty * view.level_BL
-        return keep_counts(self.counts, view, self.steps, score_BL)
+    @property
+    def score(self) -> Score:
+        return cast(Score, self.by)
+
+    def length(self, total_B: np.ndarray, units_B: np.ndarray) -> np.ndarray:
+        return at_most(self.steps, total_B)
+
+    def move(self, view: View) -> Move:
+        score_BL = view.sureness - self.level_penalty * view.level_BL
+        if self.gumbel:
+            rest_B = 1 - (view.step_B + 1) / np.maximum(view.steps_B, 1) if self.anneal else np.ones(len(view.step_B))
+            score_BL = score_BL + self.gumbel * view.on_device(rest_B)[:, None] * gumbel(view)
+        return keep_counts(self.counts, view, score_BL)
+
+
+def gumbel(view: View) -> Tensor:
+    """Standard Gumbel noise (B, L) of this step."""
+    return -(-view.noise().clamp(1e-12, 1 - 1e-12).log()).log()

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from torch import Tensor
+import numpy as np
 
-from trimask.diffusion.samplers.base import Counts, Sampler, View, keep_counts
+from trimask.diffusion.samplers.base import Move, Sampler, View, at_most, keep_counts
 
 
 @dataclass(frozen=True)
@@ -12,7 +12,10 @@ class RandomOrder(Sampler):
     """With as many steps as tokens and linear counts: an exact any-order autoregressive draw."""
 
     steps: int = 64
-    counts: Counts = "linear"
+    counts: str = "linear"
 
-    def reveal(self, view: View) -> Tensor:
-        return keep_counts(self.counts, view, self.steps, view.noise_BL)
+    def length(self, total_B: np.ndarray, units_B: np.ndarray) -> np.ndarray:
+        return at_most(self.steps, total_B)
+
+    def move(self, view: View) -> Move:
+        return keep_counts(self.counts, view, view.noise())

@@ -1,0 +1,110 @@
+"""From logits to ids: temperature and filters, one draw by inverse CDF, and how sure the model is of the result."""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from trimask.core.errors import UsageError
+from trimask.diffusion.samplers import Score
+from trimask.diffusion.settings import Settings
+
+COLDEST = 1e-3
+"""A temperature that falls to 0 over the steps is taken as this: it divides."""
+WIDE = 1024
+"""Ids beyond which the cumulated sum goes block by block."""
+
+
+def draw(
+    logits_NA: Float[Tensor, "N A"],
+    uniform_N: Float[Tensor, " N"],
+    settings: Settings,
+    temperature: float | Float[Tensor, " N"] = 1.0,
+    score: Score | None = None,
+) -> tuple[Int[Tensor, " N"], Float[Tensor, " N"] | None]:
+    """One column per row, int64, and its score, float32. `uniform_N` in [0, 1) decides; logits may be unnormalised.
+
+    Raises `UsageError` for logits of which none is finite, or one is not a number.
+    """
+    p_NA = None
+    if not bool(torch.isfinite(logits_NA.amax(-1)).all()):
+        raise UsageError("the model returned logits that are not finite; the checkpoint is damaged or diverged")
+    if isinstance(temperature, float | int) and temperature == 0:
+        column_N = logits_NA.argmax(-1)
+    elif isinstance(temperature, float | int) and temperature == 1:
+        p_NA = logits_NA.softmax(-1)
+        column_N = by_inverse_cdf(filtered(p_NA, settings), uniform_N)
+    else:
+        cold = temperature.clamp(min=COLDEST)[:, None] if isinstance(temperature, Tensor) else temperature
+        column_N = by_inverse_cdf(filtered((logits_NA / cold).softmax(-1), settings), uniform_N)
+    return column_N, None if score is None else known(logits_NA, column_N, score, p_NA)
+
+
+def known(
+    logits_NA: Float[Tensor, "N A"], column_N: Int[Tensor, " N"], score: Score, p_NA: Tensor | None = None
+) -> Float[Tensor, " N"]:
+    """`Score` of each row. `p_NA` is the softmax of the logits, where it is at hand."""
+    if score == "drawn" and p_NA is None:
+        return logits_NA.gather(1, column_N[:, None]).squeeze(1) - logits_NA.logsumexp(-1)
+    p_NA = logits_NA.softmax(-1) if p_NA is None else p_NA
+    if score == "drawn":
+        return p_NA.gather(1, column_N[:, None]).squeeze(1).log()
+    if score == "likeliest":
+        return p_NA.amax(-1).log()
+    if score == "entropy":
+        return -torch.special.entr(p_NA).sum(-1)
+    best_N2 = p_NA.topk(2, -1).values
+    return best_N2[:, 0] - best_N2[:, 1]
+
+
+def filtered(p_NA: Float[Tensor, "N A"], settings: Settings) -> Float[Tensor, "N A"]:
+    """Probabilities, not normalised again, with 0 for ids that top-k, min-p and top-p leave out, in this order."""
+    if 0 < settings.top_k < p_NA.shape[1]:
+        p_NA = p_NA.where(p_NA >= p_NA.topk(settings.top_k).values[:, -1:], 0.0)
+    if settings.min_p > 0:
+        p_NA = p_NA.where(p_NA >= settings.min_p * p_NA.amax(-1, keepdim=True), 0.0)
+    if settings.top_p < 1:
+        ordered, order = p_NA.sort(-1, descending=True)
+        mass = ordered.sum(-1, keepdim=True)
+        outside = ordered.cumsum(-1) - ordered >= settings.top_p * mass
+        p_NA = p_NA.masked_fill(torch.zeros_like(outside).scatter(1, order, outside), 0.0)
+    return p_NA
+
+
+def by_inverse_cdf(p_NA: Float[Tensor, "N A"], uniform_N: Float[Tensor, " N"]) -> Int[Tensor, " N"]:
+    """The column at which the cumulated probability passes each number in [0, 1): int64. `p_NA` need not sum to 1.
+
+    Of a wide alphabet first a block of ids, by the sums of blocks, then one within it: one pass over the probabilities,
+    and cumulated sums, in float64, of some hundred numbers only.
+    """
+    a = p_NA.shape[1]
+    if a <= WIDE:
+        return _passed(p_NA.cumsum(-1, dtype=torch.float64), uniform_N)
+    width = 1 << ((a.bit_length() + 1) // 2)
+    whole = a // width
+    sums = p_NA[:, : whole * width].unflatten(1, (whole, width)).sum(-1)
+    if whole * width < a:
+        sums = torch.cat([sums, p_NA[:, whole * width :].sum(-1, keepdim=True)], 1)
+    cumulated = sums.cumsum(-1, dtype=torch.float64)
+    block_N1 = _passed(cumulated, uniform_N)[:, None]
+    rest_N = uniform_N * cumulated[:, -1] - (cumulated.gather(1, block_N1) - sums.gather(1, block_N1)).squeeze(1)
+    column_NW = block_N1 * width + torch.arange(width, device=p_NA.device)
+    inside_NW = p_NA.gather(1, column_NW.clamp(max=a - 1)).where(column_NW < a, 0.0).cumsum(-1, dtype=torch.float64)
+    share_N = (rest_N / inside_NW[:, -1]).clamp(0.0, 1.0)
+    return block_N1.squeeze(1) * width + _passed(inside_NW, share_N)
+
+
+def _passed(cumulated_NA: Tensor, uniform_N: Tensor) -> Tensor:
+    """First column whose cumulated sum is above the number's share of the last; one of positive probability."""
+    target_N1 = (uniform_N * cumulated_NA[:, -1])[:, None]
+    column_N = torch.searchsorted(cumulated_NA, target_N1, right=True).squeeze(1)
+    # Rounding may point past the last id of positive probability, the first that reaches the sum of all.
+    return torch.minimum(column_N, torch.searchsorted(cumulated_NA, cumulated_NA[:, -1:].contiguous()).squeeze(1))
+
+
+def repeated(
+    logits_NA: Float[Tensor, "N A"], row_N: Int[Tensor, " N"], present_BA: Bool[Tensor, "B A"], repetition: float
+) -> Float[Tensor, "N A"]:
+    """Logits whose ids that are present in their row are less probable by the factor `repetition`."""
+    return logits_NA - math.log(repetition) * present_BA[row_N]

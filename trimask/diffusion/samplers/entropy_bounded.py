@@ -1,0 +1,37 @@
+"""Reveal as many tokens as a bound on their entropy allows (EB-Sampler, Ben-Hamu et al. 2025, arXiv 2505.24857)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from trimask.diffusion.samplers.base import Move, Sampler, Score, View, ranks
+
+
+@dataclass(frozen=True)
+class EntropyBounded(Sampler):
+    """The k tokens of least entropy, k the largest for which the sum of the others' entropies but the largest is small.
+
+    Drawn together, k tokens differ from a joint draw by at most the sum of their entropies without the largest: `bound`
+    in nats is the most that a step may lose. At least one token.
+    """
+
+    bound: float = 0.5
+
+    @property
+    def score(self) -> Score:
+        return "entropy"
+
+    @property
+    def adaptive(self) -> bool:
+        return True
+
+    def length(self, total_B: np.ndarray, units_B: np.ndarray) -> np.ndarray:
+        return total_B
+
+    def move(self, view: View) -> Move:
+        rank_BL = ranks(view.sureness, view.masked_BL)
+        entropy_BL = (-view.sureness).masked_fill(~view.masked_BL, 0.0).double()
+        sorted_BL = entropy_BL.new_zeros(entropy_BL.shape).scatter(1, rank_BL, entropy_BL)
+        # In rising order the largest is the last: what counts are those before it.
+        before_BL = (sorted_BL.cumsum(1) - sorted_BL).gather(1, rank_BL)
+        return Move(view.masked_BL & ((before_BL <= self.bound) | (rank_BL == 0)))

@@ -1,0 +1,39 @@
+"""First-hitting sampling: ancestral sampling without the steps at which nothing happens (Zheng et al. 2024)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from trimask.diffusion.samplers.base import Move, Sampler, View, at_most, top
+from trimask.diffusion.schedules import by_name
+
+
+@dataclass(frozen=True)
+class FirstHitting(Sampler):
+    """The time at which a token is revealed is drawn once, and a step goes on to the latest time that is left.
+
+    With `steps` times come in so many equal intervals, tokens of one interval are revealed together, and the law is
+    that of `Ancestral` with as many steps, in at most as many and often fewer evaluations. With 0 every token has a
+    step of its own: exact.
+    """
+
+    steps: int = 0
+    schedule: str = "linear"
+
+    @property
+    def adaptive(self) -> bool:
+        return self.steps > 0
+
+    def length(self, total_B: np.ndarray, units_B: np.ndarray) -> np.ndarray:
+        return at_most(self.steps, total_B) if self.steps else total_B
+
+    def move(self, view: View) -> Move:
+        # A token is masked at time t while its number is below sigma(t).
+        number_BL = view.noise(fixed=True)
+        if not self.steps:
+            return Move(top(number_BL, view.masked_BL, view.masked_BL.sum(1).clamp(max=1)))
+        edges = by_name(self.schedule).rate(np.arange(1, self.steps) / self.steps)
+        interval_BL = torch.searchsorted(torch.from_numpy(edges).to(number_BL), number_BL, right=True)
+        latest_B = interval_BL.masked_fill(~view.masked_BL, -1).amax(1)
+        return Move(view.masked_BL & (interval_BL == latest_B[:, None]))

@@ -1,0 +1,39 @@
+"""Reveal all that the model is sure enough of (Fast-dLLM, Wu et al. 2025, arXiv 2505.22618)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from trimask.diffusion.samplers.base import Move, Sampler, Score, View, ranks
+
+
+@dataclass(frozen=True)
+class Threshold(Sampler):
+    """Every token whose drawn id has a probability above `probability`, at least the surest one.
+
+    With `factor` f > 0 instead: the n surest, n the largest with (n + 1) (1 - p_n) < f, where p_n is the probability of
+    the n-th. The more tokens, the surer each must be.
+    """
+
+    probability: float = 0.9
+    factor: float = 0.0
+
+    @property
+    def score(self) -> Score:
+        return "drawn"
+
+    @property
+    def adaptive(self) -> bool:
+        return True
+
+    def length(self, total_B: np.ndarray, units_B: np.ndarray) -> np.ndarray:
+        return total_B
+
+    def move(self, view: View) -> Move:
+        p_BL, rank_BL = view.sureness.exp(), ranks(view.sureness, view.masked_BL)
+        if self.factor:
+            fits_BL = view.masked_BL & ((rank_BL + 2) * (1 - p_BL) < self.factor)
+            worst_B = torch.where(fits_BL, rank_BL, -1).amax(1)
+            return Move(view.masked_BL & (rank_BL <= worst_B.clamp(min=0)[:, None]))
+        return Move(view.masked_BL & ((p_BL > self.probability) | (rank_BL == 0)))

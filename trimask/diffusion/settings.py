@@ -1,0 +1,70 @@
+"""How the tokens of one modality are drawn and in which order they are revealed."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from trimask.core.errors import UsageError
+from trimask.diffusion.samplers import Sampler
+
+
+@dataclass(frozen=True)
+class Course:
+    """A number that changes over the progress of a row, from 0 at its first step to 1: a line from `begin` to `end`.
+
+    Before and behind them it is `outside`, or where that is None what it is at the nearer end. A guidance interval
+    (Kynkaanniemi et al. 2024) is `Course(3, 3, 0.2, 0.8, outside=0)`.
+    """
+
+    first: float
+    last: float
+    begin: float = 0.0
+    end: float = 1.0
+    outside: float | None = None
+
+    def __post_init__(self):
+        if not 0 <= self.begin < self.end <= 1:
+            raise UsageError(f"the course of a setting needs 0 <= begin < end <= 1, got {self.begin} and {self.end}")
+
+    def at(self, progress_B: np.ndarray) -> np.ndarray:
+        """The number at each progress."""
+        share = (progress_B - self.begin) / (self.end - self.begin)
+        value = self.first + (self.last - self.first) * np.clip(share, 0.0, 1.0)
+        return value if self.outside is None else np.where((share >= 0) & (share <= 1), value, self.outside)
+
+
+Number = float | Course
+
+
+def at(number: Number, progress_B: np.ndarray) -> np.ndarray:
+    """float64 (B,): a number, or what its course is at each progress."""
+    return number.at(progress_B) if isinstance(number, Course) else np.full(len(progress_B), float(number))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the tokens of one modality are drawn and in which order they are revealed."""
+
+    sampler: Sampler
+    temperature: Number = 1.0
+    """0 takes the most probable id."""
+    top_p: float = 1.0
+    """Draw from the most probable ids of this mass (nucleus, Holtzman et al. 2020)."""
+    top_k: int = 0
+    """Draw from so many most probable ids; 0 for no limit."""
+    min_p: float = 0.0
+    """Draw from ids at least this share as probable as the likeliest (Nguyen et al. 2024)."""
+    repetition: float = 1.0
+    """Ids that the row's text holds already have their probability divided by this (after Keskar et al. 2019)."""
+    guidance: Number = 0.0
+    """w in (1 + w) * conditional - w * null."""
+
+    def __post_init__(self):
+        ends = (self.temperature.first, self.temperature.last) if isinstance(self.temperature, Course) else ()
+        coldest = min(ends) if isinstance(self.temperature, Course) else self.temperature
+        if coldest < 0 or not 0 < self.top_p <= 1 or self.top_k < 0 or not 0 <= self.min_p < 1 or self.repetition < 1:
+            raise UsageError(
+                "sampling needs temperature >= 0, 0 < top_p <= 1, top_k >= 0, 0 <= min_p < 1 and repetition >= 1; got "
+                f"temperature={self.temperature}, top_p={self.top_p}, top_k={self.top_k}, min_p={self.min_p}, "
+                f"repetition={self.repetition}"
+            )
