@@ -53,6 +53,34 @@ def test_default_files_are_named_out(trimask, bundle: Path, tmp_path: Path, monk
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.png", "out.wav"]
 
 
+def test_every_step_can_be_replayed_and_watched(trimask, bundle: Path, tmp_path: Path):
+    draw = ("generate", "a red circle", "-m", bundle, *FEW)
+    assert trimask(*draw, "-n", 2, "-o", tmp_path / "x.gif").out.split() == [
+        str(tmp_path / f"x-{i}.gif") for i in (0, 1)
+    ]
+    with Image.open(tmp_path / "x-1.gif") as gif:
+        assert getattr(gif, "n_frames", 1) == 3
+    assert trimask(*draw, "--to", "image", "-o", tmp_path / "x.html").out == f"{tmp_path / 'x.html'}\n"
+    spoken = ("generate", "seven", "-m", bundle, "--seconds", 0.2, "--to", "speech", "-n", 2, *FEW)
+    trimask(*spoken, "-o", tmp_path / "y.html")
+    assert (tmp_path / "y.html").read_text().count("data:audio/wav;base64,") == 2
+    watched = trimask(*draw, "--watch", "-o", tmp_path / "x.png")
+    assert watched.out == f"{tmp_path / 'x.png'}\n" and "▀" * 32 in watched.err
+
+
+def test_guidance_and_temperature_may_change_over_the_steps(trimask, bundle: Path, tmp_path: Path):
+    made = {}
+    for guidance in ("4", "0:4", "4:2@0.3-0.8"):
+        out = tmp_path / "out.png"
+        done = trimask("generate", "a red circle", "-o", out, "-m", bundle, "--guidance", guidance, "--steps", 8)
+        assert done.code == 0
+        made[guidance] = out.read_bytes()
+    assert len({*made.values()}) == 3
+    done = trimask("generate", "a red", "--to", "text", "-m", bundle, "--temperature", "1:0", "--sampler",
+                   "confidence:by=entropy", "--min-p", 0.05, "--repetition", 1.3, *FEW)  # fmt: skip
+    assert done.code == 0 and done.out.startswith("a red")
+
+
 def test_caption_and_transcribe(trimask, bundle: Path, png: Path, wav: Path):
     one = trimask("caption", png, "-m", bundle, *FEW)
     assert one.code == 0
@@ -102,6 +130,16 @@ def test_score(trimask, bundle: Path, png: Path):
         (("caption", "gone.png", "-m", "BUNDLE"), 3, "gone.png does not exist"),
         (("caption", "BAD", "-m", "BUNDLE"), 3, "not an image"),
         (("transcribe", "BAD", "-m", "BUNDLE"), 3, "audio cannot be decoded"),
+        (("generate", "x", "-o", "x.html"), 2, "say what to make with --to"),
+        (("generate", "x", "--to", "image", "--guidance", "much"), 2, "--guidance much: write a number"),
+        (("generate", "x", "--to", "image", "--guidance", "3@0.8-0.2"), 2, "0 <= begin < end <= 1"),
+        (("generate", "x", "--to", "text", "--negative", "y"), 2, "--negative is for pictures and speech"),
+        (
+            ("generate", "x", "--to", "image", "--sampler", "threshold", "--steps", "3", "-m", "BUNDLE"),
+            2,
+            "leave steps out",
+        ),
+        (("generate", "x", "--to", "image", "--weaker", "nowhere", "-m", "BUNDLE"), 4, "nowhere"),
         (("fill", "-m", "BUNDLE"), 2, "nothing to fill"),
         (("fill", "--text", "no hole", "-m", "BUNDLE"), 2, "nothing is to be filled"),
         (("fill", "--image", "x.png", "--box", "1,2"), 2, "write 4 numbers"),

@@ -348,3 +348,31 @@ def test_it_is_what_evaluation_asks_of_a_model(model: Model):
     }
     with pytest.raises(DataError, match="x has no image"):
         generator.bounds([item], "image>text", by_count, 4, 0, True)
+
+
+def test_guidance_goes_away_from_a_negative_text(model: Model):
+    plain, guided = (pixels(model.image("seven", guidance=w, **FEW)) for w in (0.0, 3.0))
+    away = pixels(model.image("seven", negative="a red circle above two stars", guidance=3.0, **FEW))
+    # Away from itself it goes nowhere; without guidance there is nothing to go away with.
+    assert (pixels(model.image("seven", negative="seven", guidance=3.0, **FEW)) == plain).all()
+    assert (pixels(model.image("seven", negative="the end.", guidance=0.0, **FEW)) == plain).all()
+    assert (away != guided).any() and (away != plain).any()
+    both = model.image(["seven", "the end."], negative=["a red circle above two stars", "seven"], guidance=3.0, **FEW)
+    assert (pixels(both[0]) == away).all()
+    assert model.speech("seven", negative="the end.", seconds=0.2, guidance=1.0, **FEW).rate == 16_000
+    with pytest.raises(UsageError, match="needs a text"):
+        model.image(negative="seven")
+    with pytest.raises(UsageError, match="lists of different lengths"):
+        model.image(["seven"] * 2, negative=["the end."] * 3)
+
+
+def test_guidance_goes_away_from_a_weaker_model(bundle: Bundle):
+    of = tiny.tokenizers()
+    other = Bundle(tiny.network(of, stack=False, seed=5).eval(), of)
+    plain = pixels(Model(bundle, device="cpu").image("seven", guidance=0.0, **FEW))
+    same, away = (Model(bundle, "cpu", weaker=w).image("seven", guidance=2.0, **FEW) for w in (bundle, other))
+    assert (pixels(same) == plain).all() and (pixels(away) != plain).any()
+    with pytest.raises(UsageError, match="other tokenizers or another vocabulary"):
+        Model(bundle, device="cpu", weaker=Bundle(tiny.network(of, stack=True).eval(), of))
+    with pytest.raises(UsageError, match="not from both"):
+        Model(bundle, "cpu", weaker=other).image("seven", negative="the end.", guidance=1.0)

@@ -36,13 +36,13 @@ def tokenizers() -> dict[str, Tokenizer]:
     }
 
 
-def network(of: dict[str, Tokenizer], stack: bool = False) -> Transformer:
+def network(of: dict[str, Tokenizer], stack: bool = False, seed: int = 1) -> Transformer:
     rows = {k: chz.replace(t.modality, buckets=BUCKETS[k]) for k, t in of.items()}
     rows["audio"] = chz.replace(rows["audio"], stack=stack)
     vocabulary = Vocabulary(modalities=modality_table(rows))
     # Large weights, so that a random model has opinions and nothing is decided by rounding.
     config = ModelConfig(vocabulary=vocabulary, depth=2, width=32, head_dim=16, base_width=32, head_std=0.5)
-    return Transformer(config, seed=1)
+    return Transformer(config, seed)
 
 
 def save(folder: Path) -> Path:

@@ -8,9 +8,10 @@ import torch
 from scipy.stats import chisquare
 
 from trimask.core.canvas import Canvas, Composer, Row, Segment, queries
+from trimask.core.errors import UsageError
 from trimask.core.modality import Modality, Vocabulary
 from trimask.data.tasks import Conditions, draw_row
-from trimask.diffusion.guidance import guided, null_condition
+from trimask.diffusion.guidance import against, guided, null_condition
 from trimask.diffusion.samplers import RandomOrder
 from trimask.diffusion.sampling import Engine, sample, to_fill
 from trimask.diffusion.settings import Course, Settings
@@ -52,15 +53,17 @@ class Known:
         return out
 
 
+def laid(first: int) -> Row:
+    """Two given words, and a picture and a frame of speech that are hidden."""
+    text = Segment("text", np.array([first, 2]))
+    image = Segment("image", np.zeros((1, 2), np.int32), target=True, hidden=True)
+    speech = Segment("speech", np.zeros((1, 2), np.int32), target=True, hidden=True)
+    return Row((text, image, speech))
+
+
 def captions(count: int = 3, firsts: int = 3) -> Canvas:
-    """Rows of two given words, and a picture and a frame of speech that are hidden; the first word goes round."""
-    rows = []
-    for i in range(count):
-        text = Segment("text", np.array([i % firsts, 2]))
-        image = Segment("image", np.zeros((1, 2), np.int32), target=True, hidden=True)
-        speech = Segment("speech", np.zeros((1, 2), np.int32), target=True, hidden=True)
-        rows.append([Row((text, image, speech))])
-    return Composer(VOCABULARY, 12, 16).compose(rows)
+    """Rows whose first word goes round."""
+    return Composer(VOCABULARY, 12, 16).compose([[laid(i % firsts)] for i in range(count)])
 
 
 def expected(known: Known, query, length: int, w: float) -> torch.Tensor:
@@ -112,6 +115,56 @@ def test_guidance_follows_its_course():
     image = Settings(RandomOrder(steps=2), guidance=Course(2.0, 2.0, 0.0, 0.5, outside=0.0))
     sample(Engine(known, VOCABULARY), canvas, {"image": image, "audio": Settings(RandomOrder(steps=2))})
     assert known.seen == [4, 2]
+
+
+def test_a_negative_condition_stands_where_the_null_one_did():
+    """It may be longer than the condition: its targets then lie elsewhere in the row."""
+    known, canvas = Known(), captions()
+    other = Composer(VOCABULARY, 12, 16).compose(
+        [
+            [Row((Segment("text", np.array([1, 0, 2])), *(s for s in row.segments if s.target)))]
+            for row in [laid(0), laid(1), laid(2)]
+        ]
+    )
+    asked = queries(canvas, to_fill(canvas, VOCABULARY), VOCABULARY)
+    negative = against(canvas, other)
+    # What is filled in the one is filled in the other.
+    ids_BL = canvas.ids_BL.clone()
+    image = canvas.spans[1]
+    ids_BL[:, image.start] = VOCABULARY.alphabets[1].start + 3
+    filled = negative.filled(canvas.with_ids(ids_BL))
+    assert torch.equal(filled.ids_BL != other.ids_BL, (negative.canvas.slot_BL == image.start + 1) & other.maskable_BL)
+    found = guided(known, canvas, asked, [np.full(3, 2.0)] * 3, VOCABULARY, negative)
+    for query, logits in zip(asked, found, strict=True):
+        words = [int(i) // canvas.shape[1] % 3 for i in query.index_N]
+        law = torch.stack([3 * known.tables[query.alphabet, c] - 2 * known.tables[query.alphabet, 1] for c in words])
+        offset = logits - law
+        assert (offset - offset[:, :1]).abs().max() < 4 * torch.finfo().eps * logits.abs().max()
+    with pytest.raises(UsageError, match="same kinds, sizes and lengths"):
+        against(canvas, other.rows([0, 1]))
+
+
+def test_a_weaker_model_stands_where_the_null_condition_did():
+    known, weaker, canvas = Known(), Known(seed=9), captions(4)
+    asked = queries(canvas, to_fill(canvas, VOCABULARY), VOCABULARY)
+    scale = [np.array([0.0, 1.5, 1.5, 1.5])] * 3
+    found = guided(known, canvas, asked, scale, VOCABULARY, weaker=weaker)
+    assert known.seen == [4] and weaker.seen == [3]
+    for query, logits in zip(asked, found, strict=True):
+        words = [(int(i) // canvas.shape[1]) for i in query.index_N]
+        law = torch.stack(
+            [
+                (1 + scale[0][row]) * known.tables[query.alphabet, row % 3]
+                - scale[0][row] * weaker.tables[query.alphabet, row % 3]
+                for row in words
+            ]
+        )
+        offset = logits - law
+        assert (offset - offset[:, :1]).abs().max() < 4 * torch.finfo().eps * logits.abs().max()
+    engine = Engine(known, VOCABULARY, weaker)
+    settings = {"image": Settings(RandomOrder()), "audio": Settings(RandomOrder())}
+    with pytest.raises(UsageError, match="not from both"):
+        engine.start(canvas, settings, negative=canvas)
 
 
 def test_what_the_conditional_excludes_stays_excluded():

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from trimask.hub.defaults import Overrides
 
 KINDS = ("image", "speech", "text")
+REPLAYS = (".gif", ".html")
+"""Endings of files that show every step."""
 
 
 @options.sampling
@@ -26,7 +28,10 @@ def generate(
     size: Annotated[str, typer.Option(help="Pixels of an image: 32, or WIDTHxHEIGHT.")] = "32",
     voice: Annotated[str | None, typer.Option(help="Who speaks, by a name the model was trained with.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Length of the speech; by default the model decides.")] = None,
+    negative: Annotated[str | None, typer.Option(help="A text that guidance pushes away from.")] = None,
+    weaker: Annotated[str | None, typer.Option(help="A weaker model that guidance pushes away from instead.")] = None,
     length: Annotated[int | None, typer.Option(help="Tokens of the text; by default the model decides.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Draw every step in the terminal.")] = False,
     device: Device = "auto",
     dtype: DType = "auto",
     *,
@@ -34,28 +39,39 @@ def generate(
 ) -> None:
     """Draw, speak or write.
 
-    Prints the text, or the name of the file it wrote (out.png or out.wav by default).
+    Prints the text, or the name of the file it wrote (out.png or out.wav by default). A GIF of a picture, or an HTML
+    page of anything, shows every step.
 
     \b
     trimask generate "a red circle above two blue squares" --to image -o out.png
     trimask generate "a small green star" -n 4 --guidance 4 --seed 7 -o star.png
+    trimask generate "a green star" --negative "a small star" --guidance 2 -o star.png
     trimask generate "seven" --to speech -o out.wav --voice "american woman"
     trimask generate "Once upon a time" --to text --temperature 0.8
+    trimask generate "a red circle above two blue squares" --watch -o steps.gif
     trimask generate "two red moons" --to image --model runs/mine -o moons.png
     """
     kind = _kind(to, output)
     output = output or {"image": Path("out.png"), "speech": Path("out.wav"), "text": None}[kind]
-    options.check_output(output, options.FILES[kind])
+    replayed = output is not None and output.suffix.lower() in REPLAYS
+    options.check_output(output, (*options.FILES[kind], ".html"))
+    if kind == "text" and negative is not None:
+        raise UsageError("--negative is for pictures and speech: a text has no other text as its condition")
     pixels = options.size(size)
-    loaded = options.load(model, device, dtype)
-    with options.progress(f"making {kind}") as on_step:
+    loaded = options.load(model, device, dtype, weaker)
+    replay = options.replay(loaded) if watch or replayed else None
+    with options.progress(f"making {kind}", replay, watch) as on_step:
         if kind == "image":
-            made = loaded.image([text], n, size=pixels, seed=seed, on_step=on_step, **given)
+            made = loaded.image([text], n, negative=negative, size=pixels, seed=seed, on_step=on_step, **given)
         elif kind == "speech":
-            made = loaded.speech([text], voice, seconds, n, seed=seed, on_step=on_step, **given)
+            speak = loaded.speech
+            made = speak([text], voice, seconds, n, negative=negative, seed=seed, on_step=on_step, **given)
         else:
             made = loaded.text([text], n, length=length, seed=seed, on_step=on_step, **given)
     results = made if n == 1 else made[0]
+    if output is not None and replay is not None and replayed:
+        options.write_replay(replay, output, text, results if kind == "speech" else ())
+        return
     for number, result in enumerate(results):
         options.write(kind, result, options.numbered(output, number, n))
 
@@ -67,7 +83,7 @@ def _kind(to: str | None, output: Path | None) -> str:
         to = next((k for k in KINDS if output.suffix.lower() in options.FILES[k]), None)
         if to is None:
             endings = ", ".join(e for k in KINDS for e in options.FILES[k])
-            raise UsageError(f"--output {output}: the name must end in one of {endings}")
+            raise UsageError(f"--output {output}: the name must end in one of {endings}; or say what to make with --to")
     if to not in KINDS:
         raise UsageError(f"--to {to}: choose one of {', '.join(KINDS)}")
     return to

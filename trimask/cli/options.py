@@ -14,6 +14,7 @@ from trimask.core.errors import UsageError
 
 if TYPE_CHECKING:
     from trimask.hub.model import Model
+    from trimask.hub.replay import Replay
 
 IMAGE_FILES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 AUDIO_FILES = (".wav", ".flac", ".ogg")
@@ -87,23 +88,46 @@ def _option(kind: type, does: str) -> Any:
     return Annotated[kind | None, typer.Option(help=does, rich_help_panel=panel)]
 
 
-def load(name: str, device: str, dtype: str) -> "Model":
-    """The model of `--model`."""
+def load(name: str, device: str, dtype: str, weaker: str | None = None) -> "Model":
+    """The model of `--model`, guided away from that of `--weaker`."""
     from trimask.hub.model import load
 
-    return load(name, device, dtype)
+    return load(name, device, dtype, weaker)
+
+
+def replay(model: "Model") -> "Replay":
+    """What collects the steps of sampling, to be drawn."""
+    from trimask.hub.replay import Replay
+
+    return Replay(model.layout)
 
 
 @contextmanager
-def progress(title: str) -> Iterator[Callable[[Any], None]]:
-    """A callback for sampling steps: a bar on a terminal (on stderr), nothing elsewhere."""
+def progress(title: str, replay: "Replay | None" = None, watch: bool = False) -> Iterator[Callable[[Any], None]]:
+    """A callback for sampling steps: a bar on a terminal (on stderr), nothing elsewhere; or every step drawn there."""
     from rich.console import Console
+    from rich.live import Live
     from rich.progress import Progress
 
     console = Console(stderr=True)
+    if replay is not None and watch:
+        with Live(console=console, auto_refresh=False) as live:
+
+            def draw(state: Any) -> None:
+                replay(state)
+                live.update(replay.terminal(), refresh=True)
+
+            yield draw
+        return
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=None)
-        yield lambda state: bar.update(task, completed=state.step, total=state.steps)
+
+        def count(state: Any) -> None:
+            bar.update(task, completed=state.step, total=state.steps)
+            if replay is not None:
+                replay(state)
+
+        yield count
 
 
 def numbers(text: str, count: int, option: str, of: type = int) -> tuple[Any, ...]:
@@ -139,6 +163,26 @@ def write(kind: str, value: Any, path: Path | None) -> None:
     with replacing(path) as temporary:
         WRITERS[kind](value, temporary)
     print(path)
+
+
+def write_replay(replay: "Replay", path: Path, title: str, sounds: Sequence[Any]) -> None:
+    """Write the steps of all rows as a page, or of each picture as a GIF; print the paths."""
+    import io
+
+    import soundfile
+
+    if path.suffix.lower() == ".html":
+        files = [io.BytesIO() for _ in sounds]
+        for file, (samples, rate) in zip(files, sounds, strict=True):
+            soundfile.write(file, samples, rate, format="WAV")
+        replay.page(path, title or "from nothing", [f.getvalue() for f in files])
+        print(path)
+        return
+    for row in range(len(replay.rows)):
+        own = numbered(path, row, len(replay.rows))
+        assert own is not None
+        replay.gif(row, own)
+        print(own)
 
 
 def numbered(path: Path | None, number: int, count: int) -> Path | None:

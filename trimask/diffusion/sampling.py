@@ -21,7 +21,7 @@ from trimask.core.rng import Part as KeyPart
 from trimask.core.rng import generator, row_key, uniforms
 from trimask.diffusion.denoiser import Denoiser
 from trimask.diffusion.drawing import draw, known, repeated
-from trimask.diffusion.guidance import guided
+from trimask.diffusion.guidance import Against, against, guided
 from trimask.diffusion.objective import columns
 from trimask.diffusion.samplers import Move, View
 from trimask.diffusion.settings import Settings, at
@@ -67,6 +67,7 @@ class State:
     unit_BL: Int[Tensor, "B L"]
     ends_BL: Bool[Tensor, "B L"]
     """bool: tokens that may become END or FILL."""
+    negative: Against | None = None
 
     @property
     def limit(self) -> np.ndarray:
@@ -83,10 +84,16 @@ class State:
         return State(
             self.canvas.rows(index), self.key_B[at], self.step_B[index], parts,
             self.level_BL[at], self.unit_BL[at], self.ends_BL[at],
+            None if self.negative is None else self.negative.rows(index),
         )  # fmt: skip
 
     def below(self, other: "State") -> "State":
-        """These rows with those of another state, of the same padded lengths, below them: they go on together."""
+        """These rows with those of another state, of the same padded lengths, below them: they go on together.
+
+        Raises `UsageError` where one of them has negative conditions.
+        """
+        if self.negative is not None or other.negative is not None:
+            raise UsageError("rows with a negative condition cannot join others")
         parts, none_BL = [], torch.zeros_like(other.ends_BL)
         for part in self.parts:
             twin = next((p for p in other.parts if (p.modality, p.settings) == (part.modality, part.settings)), None)
@@ -94,12 +101,12 @@ class State:
         for part in other.parts:
             if not any((p.modality, p.settings) == (part.modality, part.settings) for p in self.parts):
                 parts.append(replace(part, **_empty(torch.zeros_like(self.ends_BL))).below(part))
-        both = {
-            name: torch.cat([getattr(self, name), getattr(other, name)])
+        key_B, level_BL, unit_BL, ends_BL = (
+            torch.cat([getattr(self, name), getattr(other, name)])
             for name in ("key_B", "level_BL", "unit_BL", "ends_BL")
-        }
-        step_B = np.concatenate([self.step_B, other.step_B])
-        return State(self.canvas.below(other.canvas), step_B=step_B, parts=tuple(parts), **both)
+        )
+        step_B, canvas = np.concatenate([self.step_B, other.step_B]), self.canvas.below(other.canvas)
+        return State(canvas, key_B, step_B, tuple(parts), level_BL, unit_BL, ends_BL)
 
 
 def _empty(none_BL: Tensor) -> dict[str, Any]:
@@ -125,10 +132,10 @@ def to_fill(canvas: Canvas, vocabulary: Vocabulary) -> Bool[Tensor, "B L"]:
 
 
 class Engine:
-    """Fills canvases with one denoiser."""
+    """Fills canvases with one denoiser. With a `weaker` one guidance is away from what that one says."""
 
-    def __init__(self, denoiser: Denoiser, vocabulary: Vocabulary):
-        self.denoiser, self.vocabulary = denoiser, vocabulary
+    def __init__(self, denoiser: Denoiser, vocabulary: Vocabulary, weaker: Denoiser | None = None):
+        self.denoiser, self.vocabulary, self.weaker = denoiser, vocabulary, weaker
         self._modality = torch.tensor([*(a.modality for a in vocabulary.alphabets), -1])
         self._level = torch.tensor([*(a.level for a in vocabulary.alphabets), 0])
         self._ids = [torch.from_numpy(a.ids) for a in vocabulary.alphabets]
@@ -141,12 +148,14 @@ class Engine:
         seed: int = 0,
         keys: Sequence[KeyPart] | None = None,
         ends_BL: Tensor | None = None,
+        negative: Canvas | None = None,
     ) -> State:
         """The state before the first step: lengths of free spans are drawn.
 
         `settings` maps modality names to how each is sampled, for all rows or for each. `keys` name the rows (default:
-        their numbers). `ends_BL` says which tokens may become END or FILL (default: any). Raises `UsageError` when
-        there is nothing to fill or settings of a modality are missing.
+        their numbers). `ends_BL` says which tokens may become END or FILL (default: any). `negative` holds the same
+        targets under another condition, which guidance pushes away from. Raises `UsageError` when there is nothing
+        to fill, settings of a modality are missing, or guidance is to be away from two things.
         """
         count = canvas.shape[0]
         keys = range(count) if keys is None else keys
@@ -155,12 +164,15 @@ class Engine:
         if not bool(to_fill(canvas, self.vocabulary).any()):
             raise UsageError("the canvas has nothing to fill: no target token is masked")
         self._check(canvas, of_row)
+        if negative is not None and self.weaker is not None:
+            raise UsageError("guidance is away from a weaker model or from a negative condition, not from both")
+        other = None if negative is None else against(canvas, negative)
         canvas, ends_BL = self._with_lengths(canvas, of_row, ends_BL, seed, keys)
         key_B = torch.tensor([row_key("sample", seed, k) for k in keys], device=canvas.ids_BL.device)
         parts, unit_BL = self._parts(canvas, of_row)
         level_BL = self._lookup(self._level, canvas)
         bare = replace(canvas, spans=())
-        return State(bare, key_B, np.zeros(count, np.int64), parts, level_BL, unit_BL, ends_BL)
+        return State(bare, key_B, np.zeros(count, np.int64), parts, level_BL, unit_BL, ends_BL, other)
 
     def _check(self, canvas: Canvas, of_row: Sequence[Mapping[str, Settings]]) -> None:
         modality_BL = self._lookup(self._modality, canvas).masked_fill(~to_fill(canvas, self.vocabulary), -1)
@@ -250,7 +262,8 @@ class Engine:
         drawn_BL, score_BL = canvas.ids_BL.clone(), torch.full(canvas.shape, -torch.inf, device=canvas.ids_BL.device)
         if asked:
             scale = [turn.guidance for turn, _ in asked]
-            logits = guided(self.denoiser, canvas, [q for _, q in asked], scale, self.vocabulary)
+            queried = [query for _, query in asked]
+            logits = guided(self.denoiser, canvas, queried, scale, self.vocabulary, state.negative, self.weaker)
             column_L = torch.arange(canvas.shape[1], device=canvas.ids_BL.device)
             step_B = torch.from_numpy(state.step_B).to(canvas.ids_BL.device)
             uniform_BL = uniforms(state.key_B[:, None], DRAWN, step_B[:, None], column_L)
@@ -400,6 +413,7 @@ def sample(
     seed: int = 0,
     keys: Sequence[KeyPart] | None = None,
     ends_BL: Tensor | None = None,
+    negative: Canvas | None = None,
     on_step: Callable[[Progress], None] | None = None,
 ) -> Canvas:
     """Fill every masked target of a canvas; the arguments are those of `Engine.start`.
@@ -408,7 +422,7 @@ def sample(
     thread count and row length).
     """
     final = canvas
-    for progress in steps(engine, canvas, settings, seed, keys, ends_BL):
+    for progress in steps(engine, canvas, settings, seed, keys, ends_BL, negative):
         final = progress.canvas
         if on_step:
             on_step(progress)
@@ -422,9 +436,10 @@ def steps(
     seed: int = 0,
     keys: Sequence[KeyPart] | None = None,
     ends_BL: Tensor | None = None,
+    negative: Canvas | None = None,
 ) -> Iterator[Progress]:
     """What `sample` goes through, after each step. Rows that are finished leave the batch."""
-    state = engine.start(canvas, settings, seed, keys, ends_BL)
+    state = engine.start(canvas, settings, seed, keys, ends_BL, negative)
     ids_BL, row_B, longest = state.canvas.ids_BL, np.arange(canvas.shape[0]), int(state.limit.max())
     if not longest:
         # Every target turned out to be empty.

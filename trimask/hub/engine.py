@@ -75,19 +75,28 @@ def endings(canvas: Canvas, vocabulary: Vocabulary) -> Tensor:
 class Runner:
     """Completes and scores rows with one placed model."""
 
-    def __init__(self, placed: Placed, vocabulary: Vocabulary):
+    def __init__(self, placed: Placed, vocabulary: Vocabulary, weaker: Placed | None = None):
         self.placed, self.vocabulary = placed, vocabulary
-        self.engine = Engine(placed, vocabulary)
+        self.engine = Engine(placed, vocabulary, weaker)
 
     def complete(
-        self, rows: Sequence[Row], settings_of: SettingsOf, seed: int, on_step: OnStep | None = None
+        self,
+        rows: Sequence[Row],
+        settings_of: SettingsOf,
+        seed: int,
+        on_step: OnStep | None = None,
+        negative: Sequence[Row] | None = None,
     ) -> list[dict[str, np.ndarray]]:
-        """Codes of the targets of each row, by kind. Rows draw noise by (seed, key)."""
+        """Codes of the targets of each row, by kind. Rows draw noise by (seed, key).
+
+        `negative` holds each row under the condition that guidance pushes away from.
+        """
         out: list[dict[str, np.ndarray]] = [{} for _ in rows]
-        for task, composer, numbers in self._groups(rows, ROWS):
+        for task, composer, numbers in self._groups(rows, ROWS, negative):
             canvas = composer.compose([[rows[i]] for i in numbers]).to(self.placed.home)
+            other = composer.compose([[negative[i]] for i in numbers]).to(self.placed.home) if negative else None
             keys = [rows[i].key for i in numbers]
-            canvas = self.fill(canvas, settings_of(task), seed, keys, on_step)
+            canvas = self.fill(canvas, settings_of(task), seed, keys, on_step, other)
             for span in canvas.spans:
                 if span.target:
                     out[numbers[span.row]][span.kind] = read(canvas, self.vocabulary, span)
@@ -100,9 +109,11 @@ class Runner:
         seed: int,
         keys: Sequence[str] | None = None,
         on_step: OnStep | None = None,
+        negative: Canvas | None = None,
     ) -> Canvas:
         """A canvas with its masked targets filled; one of known length does not end, a sound has a frame."""
-        return sample(self.engine, canvas, settings, seed, keys, endings(canvas, self.vocabulary), on_step)
+        ends_BL = endings(canvas, self.vocabulary)
+        return sample(self.engine, canvas, settings, seed, keys, ends_BL, negative, on_step)
 
     def bounds(self, rows: Sequence[Row], plan: Plan, draws: int, seed: int) -> list[Bound]:
         """The bound of each row's targets; see `diffusion.bounds.bounds`."""
@@ -116,13 +127,16 @@ class Runner:
                 found.update(zip(numbers, part, strict=True))
         return [found[i] for i in range(len(rows))]
 
-    def _groups(self, rows: Sequence[Row], most: int) -> Iterator[tuple[str, Composer, list[int]]]:
+    def _groups(
+        self, rows: Sequence[Row], most: int, negative: Sequence[Row] | None = None
+    ) -> Iterator[tuple[str, Composer, list[int]]]:
         """Rows of one task and one padded size together, at most so many at a time."""
         groups: dict[tuple[str, int, int], list[int]] = {}
         stacked = any(m.shares_positions for m in self.vocabulary.modalities)
         measure = Composer(self.vocabulary, LENGTHS[0])
         for i, row in enumerate(rows):
-            slots, tokens = measure.size(row)
+            sizes = [measure.size(r) for r in (row, *([negative[i]] if negative else ()))]
+            slots, tokens = (max(n) for n in zip(*sizes, strict=True))
             size = (padded(slots), padded(tokens) if stacked else padded(slots))
             groups.setdefault((row.task, *size), []).append(i)
         for (task, slots, tokens), numbers in groups.items():

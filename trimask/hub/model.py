@@ -77,6 +77,9 @@ class Score:
         return "\n".join(lines)
 
 
+_NEGATIVE = "negative"
+
+
 class Gap(Protocol):
     """A text with one word missing."""
 
@@ -99,11 +102,14 @@ class Model:
     defaults come from the bundle. `fill` takes all but the seed as `options`, since its keywords are the parts.
     """
 
-    def __init__(self, bundle: Bundle, device: str = "auto", dtype: str = "auto"):
+    def __init__(self, bundle: Bundle, device: str = "auto", dtype: str = "auto", weaker: Bundle | None = None):
+        if weaker is not None and _written_in(weaker) != _written_in(bundle):
+            raise UsageError("the weaker model has other tokenizers or another vocabulary; guidance needs the same")
         place = device_of(device)
+        placed = [Placed(b.model, place, dtype_of(dtype, place)) for b in (bundle, weaker) if b is not None]
         self.bundle = bundle
         self.layout = Layout(bundle.model.vocabulary, bundle.tokenizers, bundle.defaults)
-        self.runner = Runner(Placed(bundle.model, place, dtype_of(dtype, place)), self.vocabulary)
+        self.runner = Runner(placed[0], self.vocabulary, *placed[1:])
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -119,13 +125,17 @@ class Model:
         text: str | list[str] | None = None,
         n: int = 1,
         *,
+        negative: str | list[str] | None = None,
         size: tuple[int, int] = (32, 32),
         seed: int = 0,
         on_step: OnStep | None = None,
         **options: Unpack[Overrides],
     ) -> Any:
-        """Draw a text, or anything: a PIL image, or a list for a list or `n` > 1. `size`: (width, height)."""
-        return self._make("image", {"text": text}, n, Size(pixels=size), seed, on_step, options)
+        """Draw a text, or anything: a PIL image, or a list for a list or `n` > 1. `size`: (width, height).
+
+        `negative` is a text that guidance pushes away from.
+        """
+        return self._make("image", {"text": text}, n, Size(pixels=size), seed, on_step, options, negative)
 
     def speech(
         self,
@@ -134,13 +144,17 @@ class Model:
         seconds: float | None = None,
         n: int = 1,
         *,
+        negative: str | list[str] | None = None,
         seed: int = 0,
         on_step: OnStep | None = None,
         **options: Unpack[Overrides],
     ) -> Any:
-        """Speak a text: `Audio` (samples float32 (N,), rate). Without `seconds` the model decides how long."""
+        """Speak a text: `Audio` (samples float32 (N,), rate). Without `seconds` the model decides how long.
+
+        `negative` is a text that guidance pushes away from.
+        """
         given = {"text": text, "voice": voice}
-        return self._make("speech", given, n, Size(seconds=seconds), seed, on_step, options)
+        return self._make("speech", given, n, Size(seconds=seconds), seed, on_step, options, negative)
 
     def text(
         self,
@@ -312,21 +326,30 @@ class Model:
         seed: int,
         on_step: OnStep | None,
         options: Overrides,
+        negative: str | list[str] | None = None,
     ) -> Any:
         """Samples of a whole part, given conditions that are each one value or a list of equal lengths."""
+        if negative is not None and conditions.get("text") is None:
+            raise UsageError("a negative text needs a text: it says what that text is not to become")
+        conditions = {**conditions, _NEGATIVE: negative}
         stated = {k: v for k, v in conditions.items() if v is not None}
         lists = {k: len(v) for k, v in stated.items() if isinstance(v, list)}
         if len(set(lists.values())) > 1:
             raise UsageError(f"lists of different lengths: {', '.join(f'{k} {m}' for k, m in lists.items())}")
         count = next(iter(lists.values()), 1)
         columns = {k: v if isinstance(v, list) else [v] * count for k, v in stated.items()}
-        codes = {k: self.layout.encode(k, [media.raw(k, v) for v in values]) for k, values in columns.items()}
-        task = task_of(stated, [kind])
+        kinds = {k: "text" if k == _NEGATIVE else k for k in columns}
+        codes = {k: self.layout.encode(kinds[k], [media.raw(kinds[k], v) for v in columns[k]]) for k in columns}
+        pushed = codes.pop(_NEGATIVE, None)
+        task = task_of(codes, [kind])
         speaks = self.layout.modality(kind).grid == "frames"
         spoken = [len(t) for t in columns["text"]] if speaks and "text" in columns else [0] * count
         targets = {m: self.layout.whole(kind, task, size, m) for m in set(spoken)}
-        rows = [self.layout.row({k: v[i] for k, v in codes.items()}, {kind: targets[m]}) for i, m in enumerate(spoken)]
-        return self._answer(kind, rows, bool(lists), n, seed, on_step, options)
+        rows, others = (
+            [self.layout.row({k: v[i] for k, v in given.items()}, {kind: targets[m]}) for i, m in enumerate(spoken)]
+            for given in (codes, codes if pushed is None else {**codes, "text": pushed})
+        )
+        return self._answer(kind, rows, bool(lists), n, seed, on_step, options, None if pushed is None else others)
 
     def _answer(
         self,
@@ -337,12 +360,14 @@ class Model:
         seed: int,
         on_step: OnStep | None,
         options: Overrides,
+        negative: Sequence[Row] | None = None,
     ) -> Any:
         """One value for one request; a list for a list or for several samples; lists of lists for both."""
         if n < 1:
             raise UsageError(f"n must be at least 1, got {n}")
         copies = numbered([r for r in rows for _ in range(n)])
-        made = self.runner.complete(copies, self._settings(options), seed, on_step)
+        others = [r for r in negative for _ in range(n)] if negative else None
+        made = self.runner.complete(copies, self._settings(options), seed, on_step, others)
         shown = self._show(kind, [m[kind] for m in made])
         groups = [shown[i : i + n] if n > 1 else shown[i] for i in range(0, len(shown), n)]
         return groups if many else groups[0]
@@ -409,10 +434,18 @@ def numbered(rows: Sequence[Row]) -> list[Row]:
     return out
 
 
-def load(name: str | Path = "nano", device: str = "auto", dtype: str = "auto") -> Model:
+def _written_in(bundle: Bundle) -> tuple[Vocabulary, dict[str, str]]:
+    """What the ids of a bundle's canvases mean."""
+    return bundle.model.vocabulary, {k: t.fingerprint for k, t in bundle.tokenizers.items()}
+
+
+def load(
+    name: str | Path = "nano", device: str = "auto", dtype: str = "auto", weaker: str | Path | None = None
+) -> Model:
     """A model by the name of a shipped one, or by the path of a bundle, a checkpoint or a run folder.
 
-    `device`: auto, cpu, cuda or mps. `dtype` of computing: auto (bf16 on CUDA, else fp32), bf16, fp32.
+    `device`: auto, cpu, cuda or mps. `dtype` of computing: auto (bf16 on CUDA, else fp32), bf16, fp32. `weaker` names a
+    model, such as an early checkpoint of the same run, that guidance pushes away from instead of the null condition.
     Raises `ArtifactError` where there is no such model, or it is damaged or of another make.
     """
-    return Model(load_bundle(find(name)), device, dtype)
+    return Model(load_bundle(find(name)), device, dtype, load_bundle(find(weaker)) if weaker else None)
