@@ -22,44 +22,51 @@ def draw(
     settings: Settings,
     temperature: float | Float[Tensor, " N"] = 1.0,
     score: Score | None = None,
+    held_N: Int[Tensor, " N"] | None = None,
 ) -> tuple[Int[Tensor, " N"], Float[Tensor, " N"] | None]:
     """One column per row, int64, and its score, float32. `uniform_N` in [0, 1) decides; logits may be unnormalised.
 
-    Raises `UsageError` for logits of which none is finite, or one is not a number.
+    Rows whose `held_N` is a column and not -1 keep it. The logits are overwritten: of a large vocabulary they take more
+    memory than all else, and new memory costs more than the arithmetic. Raises `UsageError` for logits of which none is
+    finite, or one is not a number.
     """
-    p_NA = None
-    if not bool(torch.isfinite(logits_NA.amax(-1)).all()):
+    peak_N1 = logits_NA.amax(-1, keepdim=True)
+    if not bool(torch.isfinite(peak_N1).all()):
         raise UsageError("the model returned logits that are not finite; the checkpoint is damaged or diverged")
+    logits_NA -= peak_N1
+    kept_NA = logits_NA.clone() if score == "entropy" else None
+    exp_NA = None
     if isinstance(temperature, float | int) and temperature == 0:
         column_N = logits_NA.argmax(-1)
     elif isinstance(temperature, float | int) and temperature == 1:
-        p_NA = logits_NA.softmax(-1)
-        column_N = by_inverse_cdf(filtered(p_NA, settings), uniform_N)
+        exp_NA = logits_NA.exp_()
+        column_N = by_inverse_cdf(filtered(exp_NA, settings), uniform_N)
     else:
         cold = temperature.clamp(min=COLDEST)[:, None] if isinstance(temperature, Tensor) else temperature
-        column_N = by_inverse_cdf(filtered((logits_NA / cold).softmax(-1), settings), uniform_N)
-    return column_N, None if score is None else known(logits_NA, column_N, score, p_NA)
+        column_N = by_inverse_cdf(filtered((logits_NA / cold).exp_(), settings), uniform_N)
+    if held_N is not None:
+        column_N = torch.where(held_N >= 0, held_N, column_N)
+    if score is None:
+        return column_N, None
+    return column_N, _score(logits_NA.exp_() if exp_NA is None else exp_NA, kept_NA, column_N, score)
 
 
-def known(
-    logits_NA: Float[Tensor, "N A"], column_N: Int[Tensor, " N"], score: Score, p_NA: Tensor | None = None
-) -> Float[Tensor, " N"]:
-    """`Score` of each row. `p_NA` is the softmax of the logits, where it is at hand."""
-    if score == "drawn" and p_NA is None:
-        return logits_NA.gather(1, column_N[:, None]).squeeze(1) - logits_NA.logsumexp(-1)
-    p_NA = logits_NA.softmax(-1) if p_NA is None else p_NA
+def _score(exp_NA: Tensor, shifted_NA: Tensor | None, column_N: Tensor, score: Score) -> Tensor:
+    """`Score` from exponentials of which the largest of a row is 1; entropy needs the logits too."""
+    total_N = exp_NA.sum(-1)
     if score == "drawn":
-        return p_NA.gather(1, column_N[:, None]).squeeze(1).log()
+        return exp_NA.gather(1, column_N[:, None]).squeeze(1).log() - total_N.log()
     if score == "likeliest":
-        return p_NA.amax(-1).log()
-    if score == "entropy":
-        return -torch.special.entr(p_NA).sum(-1)
-    best_N2 = p_NA.topk(2, -1).values
-    return best_N2[:, 0] - best_N2[:, 1]
+        return -total_N.log()
+    if score == "margin":
+        return (1 - exp_NA.topk(2, -1).values[:, 1]) / total_N
+    assert shifted_NA is not None
+    # What is impossible counts nothing: 0 times minus infinity.
+    return exp_NA.mul_(shifted_NA.clamp_(min=-1e4)).sum(-1) / total_N - total_N.log()
 
 
 def filtered(p_NA: Float[Tensor, "N A"], settings: Settings) -> Float[Tensor, "N A"]:
-    """Probabilities, not normalised again, with 0 for ids that top-k, min-p and top-p leave out, in this order."""
+    """Probabilities, up to a factor, with 0 for ids that top-k, min-p and top-p leave out, in this order."""
     if 0 < settings.top_k < p_NA.shape[1]:
         p_NA = p_NA.where(p_NA >= p_NA.topk(settings.top_k).values[:, -1:], 0.0)
     if settings.min_p > 0:

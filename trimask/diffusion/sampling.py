@@ -20,7 +20,7 @@ from trimask.core.modality import Vocabulary
 from trimask.core.rng import Part as KeyPart
 from trimask.core.rng import generator, row_key, uniforms
 from trimask.diffusion.denoiser import Denoiser
-from trimask.diffusion.drawing import draw, known, repeated
+from trimask.diffusion.drawing import draw, repeated
 from trimask.diffusion.guidance import Against, against, guided
 from trimask.diffusion.objective import columns
 from trimask.diffusion.samplers import Move, View
@@ -334,14 +334,12 @@ class Engine:
         values_B = at(settings.temperature, turn.progress_B)
         even = (values_B == values_B[0]).all()
         temperature = float(values_B[0]) if even else turn.view.on_device(values_B).to(logits_NA.dtype)[row_N]
-        score = None if turn.move else sampler.score
-        column_N, score_N = draw(logits_NA, uniform_BL.view(-1)[index_N], settings, temperature, score)
-        if sampler.rescores and score is not None:
+        score, held_N = None if turn.move else sampler.score, None
+        if sampler.rescores:
             held_N = canvas.ids_BL.view(-1)[index_N]
-            kept_N = held_N != self.vocabulary.mask
-            held_N = columns(held_N, self.vocabulary.alphabets[query.alphabet])
-            column_N = torch.where(kept_N, held_N.clamp(0, logits_NA.shape[1] - 1), column_N)
-            score_N = known(logits_NA, column_N, score)
+            column_N = columns(held_N, self.vocabulary.alphabets[query.alphabet]).clamp(0, logits_NA.shape[1] - 1)
+            held_N = torch.where(held_N == self.vocabulary.mask, -1, column_N)
+        column_N, score_N = draw(logits_NA, uniform_BL.view(-1)[index_N], settings, temperature, score, held_N)
         drawn_BL.view(-1)[index_N] = self._ids[query.alphabet].to(index_N.device)[column_N]
         if score_N is not None:
             score_BL.view(-1)[index_N] = score_N
