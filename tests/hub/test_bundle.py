@@ -10,7 +10,7 @@ import torch
 import trimask
 from trimask.core.canvas import Composer, Row, Segment, queries
 from trimask.core.errors import ArtifactError, UsageError
-from trimask.diffusion.samplers import Ancestral, Blockwise, Confidence, RandomOrder, Threshold
+from trimask.diffusion.samplers import Ancestral, Blockwise, Confidence, FirstHitting, RandomOrder, Threshold
 from trimask.diffusion.settings import Course, Settings
 from trimask.hub import bundle as bundles
 from trimask.hub import defaults
@@ -178,6 +178,7 @@ def test_overrides_change_what_they_name_and_nothing_else():
     assert defaults.adjusted(base, {"sampler": Ancestral(steps=2), "top_k": 4}).top_k == 4
     assert defaults.adjusted(Settings(Blockwise(block=4)), {"steps": 10}).sampler == Blockwise(block=4, steps=10)
     assert defaults.adjusted(base, {"sampler": "threshold", "min_p": 0.1}).sampler == Threshold()
+    assert defaults.adjusted(base, {"sampler": "first-hitting"}).sampler == FirstHitting()
     for bad in ({"step": 3}, {"sampler": "magic"}, {"steps": 0}, {"temperature": -1.0}, {"min_p": 1.0}):
         with pytest.raises(UsageError):
             defaults.adjusted(base, bad)  # pyright: ignore[reportArgumentType]
@@ -186,8 +187,14 @@ def test_overrides_change_what_they_name_and_nothing_else():
     assert defaults.adjusted(base, {"sampler": "blockwise:inner=threshold,block=4,steps=0"}).sampler == Blockwise(
         block=4, inner=Threshold()
     )
-    for text, message in (("threshold:p=1", "no setting 'p'"), ("threshold:probability=high", "is a value as 0.9"),
-                          ("blockwise:inner=best", "is a value as"), ("confidence:by=luck", "by")):  # fmt: skip
+    wrong = {
+        "threshold:p=1": "no setting 'p'",
+        "threshold:probability=high": "is a value as 0.9",
+        "blockwise:inner=best": "no sampler is called 'best'",
+        "confidence:by=luck": "by=luck must be one of drawn",
+        "confidence:steps=0": "steps=0 must be at least 1",
+    }
+    for text, message in wrong.items():
         with pytest.raises(UsageError, match=message):
             defaults.adjusted(base, {"sampler": text})
     for sampler in (Threshold(), Blockwise(inner=Threshold())):

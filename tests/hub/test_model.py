@@ -353,9 +353,10 @@ def test_it_is_what_evaluation_asks_of_a_model(model: Model):
 def test_guidance_goes_away_from_a_negative_text(model: Model):
     plain, guided = (pixels(model.image("seven", guidance=w, **FEW)) for w in (0.0, 3.0))
     away = pixels(model.image("seven", negative="a red circle above two stars", guidance=3.0, **FEW))
-    # Away from itself it goes nowhere; without guidance there is nothing to go away with.
+    # Away from itself it goes nowhere.
     assert (pixels(model.image("seven", negative="seven", guidance=3.0, **FEW)) == plain).all()
-    assert (pixels(model.image("seven", negative="the end.", guidance=0.0, **FEW)) == plain).all()
+    with pytest.raises(UsageError, match="guidance of image is 0"):
+        model.image("seven", negative="the end.", guidance=0.0)
     assert (away != guided).any() and (away != plain).any()
     both = model.image(["seven", "the end."], negative=["a red circle above two stars", "seven"], guidance=3.0, **FEW)
     assert (pixels(both[0]) == away).all()

@@ -110,6 +110,15 @@ def test_only_rows_that_are_guided_have_a_null_row():
             assert (offset - offset[:, :1]).abs().max() < 4 * torch.finfo().eps * logits.abs().max()
 
 
+def test_through_the_engine_only_rows_that_are_asked_for_and_guided_have_a_null_row():
+    known, canvas = Known(), captions(4)
+    plain, pushed = (
+        {"image": Settings(RandomOrder(steps=1), guidance=w), "audio": Settings(RandomOrder(1))} for w in (0, 2)
+    )
+    sample(Engine(known, VOCABULARY), canvas, [plain, plain, plain, pushed])
+    assert known.seen == [5]
+
+
 def test_guidance_follows_its_course():
     known, canvas = Known(), captions(2)
     image = Settings(RandomOrder(steps=2), guidance=Course(2.0, 2.0, 0.0, 0.5, outside=0.0))

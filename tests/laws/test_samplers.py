@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,9 @@ EVERY = (
     EntropyBounded(bound=0.5),
     Blockwise(block=2, inner=RandomOrder(steps=2)),
     Blockwise(block=2, inner=Threshold()),
-    LevelOrdered(levels=1, inner=Confidence(steps=2)),
+    Blockwise(block=2, inner=Remasking(steps=4, eta=0.9, kind="rescale")),
+    Blockwise(block=3, inner=Planning(steps=4, eta=2.0)),
+    LevelOrdered(inner=Confidence(steps=2)),
     Remasking(steps=4, eta=0.2),
     Planning(steps=4, eta=2.0),
 )
@@ -172,30 +175,42 @@ def test_the_length_of_a_free_span_is_drawn_first_and_what_is_in_it_follows_the_
 
 @pytest.mark.parametrize("sampler", EVERY, ids=repr)
 def test_a_row_does_not_depend_on_its_batch(sampler: Sampler):
-    """Nor on when the other rows are finished, nor on how they are sampled."""
-    engine, own = Engine(TOY, TOY.vocabulary), {"text": Settings(sampler)}
+    """Nor on when the other rows are finished, nor on how they are sampled, nor on how much of them is hidden."""
+    engine, own = Engine(TOY, TOY.vocabulary), {"text": Settings(sampler, temperature=Course(1.0, 0.0), repetition=1.5)}
+    some = Row((Segment("text", np.array([2, 0, 1]), target=True, hidden=np.array([False, True, False, True])),))
+    whole = Row((toy.target([0, 0, 0], hidden=True),))
+    composer, rows = Composer(TOY.vocabulary, 7), [whole, some, whole, some, whole]
     others = [own, {"text": Settings(Threshold(0.1))}, own, {"text": Settings(RandomOrder(steps=1))}, own]
-    together = sample(engine, blank(count=5), own, 9, list("abcde"))
-    mixed = sample(engine, blank(count=5), others, 9, list("abcde"))
+    canvas = composer.compose([[row] for row in rows])
+    together = sample(engine, canvas, own, 9, list("abcde"))
+    mixed = sample(engine, canvas, others, 9, list("abcde"))
     for i, key in enumerate("abcde"):
-        alone = sample(engine, blank(), others[i], 9, [key])
-        assert torch.equal(alone.ids_BL[0], mixed.ids_BL[i])
-        assert others[i] is not own or torch.equal(alone.ids_BL[0], together.ids_BL[i])
+        alone, mine = (sample(engine, composer.compose([[rows[i]]]), s, 9, [key]) for s in (others[i], own))
+        assert torch.equal(alone.ids_BL[0], mixed.ids_BL[i]) and torch.equal(mine.ids_BL[0], together.ids_BL[i])
     assert not (together.ids_BL == TOY.vocabulary.mask).any()
-    assert not torch.equal(together.ids_BL, sample(engine, blank(count=5), own, 10, list("abcde")).ids_BL)
+    other = {"text": Settings(RandomOrder(steps=4))}
+    assert not torch.equal(*(sample(engine, canvas, other, seed, list("abcde")).ids_BL for seed in (9, 10)))
 
 
 def test_rows_at_different_steps_share_a_batch():
-    """What a server does: a row joins others that have begun."""
-    engine, settings = Engine(TOY, TOY.vocabulary), {"text": Settings(Confidence(steps=4, counts="linear"))}
-    late, early = (engine.start(blank(), settings, 3, [key]) for key in "ab")
+    """What a server does: a row joins others that have begun, with settings of its own."""
+    engine = Engine(TOY, TOY.vocabulary)
+    settings = {
+        "a": {"text": Settings(Blockwise(block=2, inner=Confidence(steps=2, counts="linear")))},
+        "b": {"text": Settings(Confidence(steps=4, counts="linear"))},
+        "c": {"text": Settings(Confidence(steps=4, counts="linear"))},
+    }
+    late, early, third = (engine.start(blank(), settings[key], 3, [key]) for key in "abc")
     early = engine.step(engine.step(early))
-    state = early.below(late)
-    assert state.step_B.tolist() == [2, 0]
+    state = early.below(late).below(third)
+    assert state.step_B.tolist() == [2, 0, 0] and len(state.parts) == 2
     while not engine.finished(state).all():
         state = engine.step(state)
-    for i, key in enumerate("ba"):
-        assert torch.equal(state.canvas.ids_BL[i], sample(engine, blank(), settings, 3, [key]).ids_BL[0])
+    for i, key in enumerate("bac"):
+        assert torch.equal(state.canvas.ids_BL[i], sample(engine, blank(), settings[key], 3, [key]).ids_BL[0])
+    with pytest.raises(UsageError, match="pad alike"):
+        wide = Composer(TOY.vocabulary, 9).compose([[Row((toy.target([0, 0, 0], hidden=True),))]])
+        early.below(engine.start(wide, settings["a"]))
 
 
 def test_given_tokens_are_kept_and_the_rest_follows_them():
@@ -245,9 +260,8 @@ def view(score: Any, step: int = 0, steps: int = 2, filled: Sequence[int] = (), 
     rows, count = score.shape
     held = torch.zeros(score.shape, dtype=torch.bool)
     held[:, [*filled]] = True
-    one, total = np.ones(rows, np.int64), torch.full((rows,), count)
-    unit, level = torch.arange(count).expand(rows, count), torch.zeros(rows, count, dtype=torch.int64)
-    made = View(~held, held, level, unit, torch.arange(rows), step * one, steps * one, count * one, total, score)
+    one, total, level = np.ones(rows, np.int64), torch.full((rows,), count), torch.zeros(rows, count, dtype=torch.int64)
+    made = View(~held, held, level, torch.arange(rows), step * one, step * one, steps * one, total, score)
     return replace(made, **changes)
 
 
@@ -260,11 +274,11 @@ def test_noise_is_uniform_and_a_function_of_row_step_and_token():
     noise = seen.noise()
     assert chisquare(np.histogram(noise.numpy(), 50, (0, 1))[0]).pvalue > 1e-3
     assert abs(np.corrcoef(noise.numpy())[0, 1]) < 0.05
-    later = replace(seen, step_B=np.array([1, 0])).noise()
+    later = replace(seen, row_step_B=np.array([1, 0])).noise()
     assert torch.equal(later[1], noise[1]) and not torch.equal(later[0], noise[0])
     assert abs(np.corrcoef(later[0], noise[0])[0, 1]) < 0.05
-    assert torch.equal(seen.noise(fixed=True), replace(seen, step_B=np.array([5, 6])).noise(fixed=True))
-    assert not torch.equal(seen.noise(1), noise)
+    assert torch.equal(seen.noise(fixed=True), replace(seen, row_step_B=np.array([5, 6])).noise(fixed=True))
+    assert not torch.equal(seen.noise(fixed=True), noise)
     # Neighbouring keys and counters share nothing, down to the last bit.
     table = uniforms(torch.arange(300)[:, None], torch.arange(300))
     assert len(table.unique()) == 300 * 300 and table.min() >= 0 and table.max() < 1
@@ -356,25 +370,74 @@ def test_planning_masks_again_what_has_become_worse_than_what_is_masked():
     assert kept.reveal_BL[0].tolist() == [False, False, True, False] and not kept.hide_BL.any()
 
 
-def test_blocks_and_levels_come_one_after_the_other():
-    score, levels = torch.linspace(-1, 0, 6), torch.tensor([[0, 1, 2, 0, 1, 2]])
+def turns(sampler: Sampler, hidden: Sequence[int], count: int = 8) -> list[list[int]]:
+    """Units that are revealed at each step, of a line in which some are hidden; all of them are known to be 0."""
+    one = toy.Toy(TOY.vocabulary, np.array([[*[0] * count, 3]]), np.ones(1))
+    mask = np.isin(np.arange(count + 1), hidden)
+    segment = Segment("text", np.zeros(count, np.int32), target=True, hidden=mask)
+    canvas = Composer(one.vocabulary, 4 + count).compose([[Row((segment,))]])
+    out, before = [], canvas.ids_BL
+    for progress in steps(Engine(one, one.vocabulary), canvas, {"text": Settings(sampler)}):
+        revealed_L = ((before == TOY.vocabulary.mask) & (progress.canvas.ids_BL != TOY.vocabulary.mask))[0]
+        out.append((revealed_L.nonzero().flatten() - canvas.spans[0].start).tolist())
+        before = progress.canvas.ids_BL
+    return out
+
+
+def test_blocks_come_one_after_the_other():
     linear = Confidence(steps=2, counts="linear")
-    blocks = Blockwise(block=3, inner=linear)
-    assert blocks.length(np.array([6]), np.array([6])).tolist() == [4]
-    assert revealed(blocks, view(score, 0, 4)) == [1, 2]
-    assert revealed(blocks, view(score, 1, 4, filled=[1, 2])) == [0]
-    assert revealed(blocks, view(score, 2, 4, filled=[0, 1, 2])) == [4, 5]
-    ordered = LevelOrdered(levels=3, inner=linear)
-    assert ordered.length(np.array([6]), np.array([2])).tolist() == [6]
-    assert revealed(ordered, view(score, 0, 6, level_BL=levels)) == [3]
-    assert revealed(ordered, view(score, 1, 6, filled=[3], level_BL=levels)) == [0]
-    assert revealed(ordered, view(score, 2, 6, filled=[0, 3], level_BL=levels)) == [4]
+    assert turns(Blockwise(block=3, inner=linear), range(6)) == [[0, 1], [2], [3, 4], [5]]
+    # As many steps as a block has tokens, wherever they are, and none for blocks that have none.
+    one = Blockwise(block=4, inner=Confidence(steps=4, counts="linear"))
+    assert turns(one, [0, 1, 2, 3, 7]) == [[0], [1], [2], [3], [7]]
+    assert turns(Blockwise(block=2, inner=linear), [1, 6, 7]) == [[1], [6], [7]]
+    # So many steps in all are shared by the blocks, at least one each.
+    assert [len(t) for t in turns(Blockwise(block=4, inner=linear, steps=5), range(8))] == [2, 1, 1, 2, 1, 1]
+    assert [len(t) for t in turns(Blockwise(block=4, inner=linear, steps=1), range(8))] == [4, 4]
     # A sampler that takes as many steps as it needs goes on to the next block when one is full.
-    sure = Blockwise(block=3, inner=Threshold(0.5))
-    assert revealed(sure, view(score, 0, 6)) == [2]
-    assert revealed(sure, view(score, 1, 6, filled=[0, 1, 2])) == [3, 4, 5]
-    # So many steps in all are shared by the blocks.
-    assert Blockwise(block=3, inner=linear, steps=3).length(np.array([6, 3]), np.array([6, 3])).tolist() == [4, 3]
+    assert turns(Blockwise(block=3, inner=Threshold(0.5)), range(8)) == [[0, 1, 2], [3, 4, 5], [6, 7]]
+    # What plans and masks again does so within its block.
+    assert [len(t) for t in turns(Blockwise(block=4, inner=Planning(steps=4)), range(8))] == [1] * 8
+    with pytest.raises(UsageError, match="has phases of its own"):
+        Blockwise(inner=Blockwise())
+
+
+def test_levels_come_one_after_the_other():
+    """Also where only some of them are hidden."""
+    vocabulary = Vocabulary(modalities=(Modality(name="audio", grid="frames", codes=2, levels=3, buckets=(6,)),))
+    for levels in ([0, 1, 2], [1, 2], [2]):
+        hidden = np.isin(np.arange(3), levels)[None] & (np.arange(5) < 4)[:, None]
+        speech = Segment("speech", np.zeros((4, 3), np.int32), target=True, hidden=hidden)
+        canvas = Composer(vocabulary, 20).compose([[Row((speech,))]])
+        sampler = LevelOrdered(inner=RandomOrder(steps=2))
+        state = Engine(lambda c, q: [torch.zeros(len(x.index_N), 2 + 2 * x.ends) for x in q], vocabulary)
+        held = [canvas.ids_BL]
+        for progress in steps(
+            state, canvas, {"audio": Settings(sampler)}, ends_BL=torch.zeros_like(canvas.maskable_BL)
+        ):
+            held.append(progress.canvas.ids_BL)
+        fresh = [((a == vocabulary.mask) & (b != vocabulary.mask)) for a, b in pairwise(held)]
+        of = [sorted({int(a) for a in canvas.alphabet_BL[new]}) for new in fresh]
+        assert of == [[n] for n in levels for _ in range(2)] and all(int(new.sum()) == 2 for new in fresh)
+
+
+def test_planning_through_the_engine_masks_again_what_the_model_doubts():
+    """Of tokens that are 1 with probability 0.4 the 1s are doubted most, again and again."""
+
+    def even(canvas, queries):
+        return [torch.tensor([[0.6, 0.4]]).log().repeat(len(q.index_N), 1) for q in queries]
+
+    exact, share = independent(0.4), {}
+    for eta in (0.0, 1.0):
+        canvas, hidden = blank(exact, 500), 0
+        before, no_ends_BL = canvas.ids_BL, torch.zeros_like(canvas.maskable_BL)
+        own = {"text": Settings(Planning(steps=12, eta=eta))}
+        for progress in steps(Engine(even, exact.vocabulary), canvas, own, ends_BL=no_ends_BL):
+            after, mask = progress.canvas.ids_BL, exact.vocabulary.mask
+            hidden += int(((before != mask) & (after == mask)).sum())
+            before = after
+        share[eta] = before[canvas.maskable_BL].double().mean().item(), hidden
+    assert share[0.0][1] == 0 < share[1.0][1] and share[1.0][0] < 0.8 * share[0.0][0]
 
 
 @pytest.mark.parametrize("columns", [4, 5000])
@@ -455,13 +518,16 @@ def test_what_cannot_be_sampled_is_an_error():
         sample(engine, canvas, {"text": Settings(RandomOrder())})
     with pytest.raises(UsageError, match="no sampling settings for modality 'text'"):
         sample(engine, blank(), {"image": Settings(RandomOrder())})
-    for bad in ({"temperature": -1}, {"min_p": 1.0}, {"repetition": 0.5}, {"temperature": Course(1, -1)}):
+    for bad in ({"temperature": -1}, {"min_p": 1.0}, {"repetition": 0.5}, {"temperature": Course(1, -1)},
+                {"temperature": Course(1, 1, 0.2, 0.8, outside=-1)}, {"temperature": float("nan")},
+                {"guidance": float("inf"), "temperature": 0}):  # fmt: skip
         with pytest.raises(UsageError, match="temperature"):
             Settings(RandomOrder(), **bad)
     with pytest.raises(UsageError, match="begin"):
         Course(1, 1, 0.5, 0.5)
     for make in (lambda: RandomOrder(counts="quick"), lambda: Blockwise(block=0), lambda: Threshold(1.5),
-                 lambda: Confidence(steps=-1)):  # fmt: skip
+                 lambda: Confidence(steps=0), lambda: Remasking(eta=1.5, kind="rescale"), lambda: Confidence(by="luck"),
+                 lambda: Remasking(begin=0.8, end=0.2)):  # fmt: skip
         with pytest.raises(UsageError):
             make()
 

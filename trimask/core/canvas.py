@@ -130,14 +130,18 @@ class Canvas:
         return replace(self, ids_BL=ids_BL)
 
     def rows(self, index: Sequence[int] | np.ndarray) -> "Canvas":
-        """Some of the rows, in the given order."""
+        """Some of the rows, by their numbers, in the given order."""
         at = torch.as_tensor(np.asarray(index, np.int64), device=self.ids_BL.device)
-        place = {int(row): number for number, row in enumerate(index)}
-        spans = tuple(replace(s, row=place[s.row]) for s in self.spans if s.row in place)
+        mine: dict[int, list[Span]] = {}
+        for span in self.spans:
+            mine.setdefault(span.row, []).append(span)
+        spans = tuple(replace(s, row=n) for n, row in enumerate(index) for s in mine.get(int(row), ()))
         return Canvas(**{k: v[at] for k, v in self._tensors().items()}, spans=spans)
 
     def below(self, other: "Canvas") -> "Canvas":
         """This canvas with the rows of another of the same padded lengths below it."""
+        if self.shape[1] != other.shape[1] or self.segment_BP.shape[1] != other.segment_BP.shape[1]:
+            raise UsageError(f"rows of {self.shape[1]} tokens cannot stand above rows of {other.shape[1]}; pad alike")
         mine, theirs = self._tensors(), other._tensors()
         most = max(self.sees_BGG.shape[1], other.sees_BGG.shape[1])
         for tensors in (mine, theirs):
@@ -148,6 +152,10 @@ class Canvas:
 
     def _tensors(self) -> dict[str, Tensor]:
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "spans"}
+
+
+MULTIPLE = 32
+"""Queries are padded to multiples of it, so that what is computed of a token does not depend on how many there are."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +174,7 @@ class Query:
 
 
 def queries(
-    canvas: Canvas, where_BL: Bool[Tensor, "B L"], vocabulary: Vocabulary, multiple: int = 32, ends: bool = True
+    canvas: Canvas, where_BL: Bool[Tensor, "B L"], vocabulary: Vocabulary, multiple: int = MULTIPLE, ends: bool = True
 ) -> list[Query]:
     """One query per alphabet that has a position in `where_BL` (bool), padded to `multiple`."""
     flat = torch.where(where_BL, canvas.alphabet_BL, -1).flatten()

@@ -1,8 +1,9 @@
 """Counter-based randomness: a draw is a function of what it is for, never of when or where.
 
-Every generator is numpy's Philox keyed by a hash of named parts, e.g.
-`generator("corrupt", seed, epoch, item_key, segment)`. Rank, worker, batch size and time do not
-appear in any key, so a resumed, re-sharded or re-batched run draws the same numbers.
+A generator is numpy's Philox keyed by a hash of named parts, e.g.
+`generator("corrupt", seed, epoch, item_key, segment)`; numbers for many tokens at once are `uniforms`.
+Rank, worker, batch size and time do not appear in any key, so a resumed, re-sharded or re-batched run
+draws the same numbers.
 """
 
 import hashlib

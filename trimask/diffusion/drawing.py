@@ -1,9 +1,7 @@
 """From logits to ids: temperature and filters, one draw by inverse CDF, and how sure the model is of the result."""
 
-import math
-
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from trimask.core.errors import UsageError
@@ -11,7 +9,7 @@ from trimask.diffusion.samplers import Score
 from trimask.diffusion.settings import Settings
 
 COLDEST = 1e-3
-"""A temperature that falls to 0 over the steps is taken as this: it divides."""
+"""Temperatures between 0 and this, on a course, are taken as this: they divide."""
 WIDE = 1024
 """Ids beyond which the cumulated sum goes block by block."""
 
@@ -36,14 +34,17 @@ def draw(
     logits_NA -= peak_N1
     kept_NA = logits_NA.clone() if score == "entropy" else None
     exp_NA = None
-    if isinstance(temperature, float | int) and temperature == 0:
+    if isinstance(temperature, Tensor):
+        scaled_NA = logits_NA / temperature.clamp(min=COLDEST)[:, None]
+        column_N = by_inverse_cdf(filtered(scaled_NA.exp_(), settings), uniform_N)
+        column_N = torch.where(temperature == 0, logits_NA.argmax(-1), column_N)
+    elif temperature == 0:
         column_N = logits_NA.argmax(-1)
-    elif isinstance(temperature, float | int) and temperature == 1:
+    elif temperature == 1:
         exp_NA = logits_NA.exp_()
         column_N = by_inverse_cdf(filtered(exp_NA, settings), uniform_N)
     else:
-        cold = temperature.clamp(min=COLDEST)[:, None] if isinstance(temperature, Tensor) else temperature
-        column_N = by_inverse_cdf(filtered((logits_NA / cold).exp_(), settings), uniform_N)
+        column_N = by_inverse_cdf(filtered((logits_NA / temperature).exp_(), settings), uniform_N)
     if held_N is not None:
         column_N = torch.where(held_N >= 0, held_N, column_N)
     if score is None:
@@ -59,7 +60,8 @@ def _score(exp_NA: Tensor, shifted_NA: Tensor | None, column_N: Tensor, score: S
     if score == "likeliest":
         return -total_N.log()
     if score == "margin":
-        return (1 - exp_NA.topk(2, -1).values[:, 1]) / total_N
+        second_N = exp_NA.topk(2, -1).values[:, 1] if exp_NA.shape[1] > 1 else 0.0
+        return (1 - second_N) / total_N
     assert shifted_NA is not None
     # What is impossible counts nothing: 0 times minus infinity.
     return exp_NA.mul_(shifted_NA.clamp_(min=-1e4)).sum(-1) / total_N - total_N.log()
@@ -108,10 +110,3 @@ def _passed(cumulated_NA: Tensor, uniform_N: Tensor) -> Tensor:
     column_N = torch.searchsorted(cumulated_NA, target_N1, right=True).squeeze(1)
     # Rounding may point past the last id of positive probability, the first that reaches the sum of all.
     return torch.minimum(column_N, torch.searchsorted(cumulated_NA, cumulated_NA[:, -1:].contiguous()).squeeze(1))
-
-
-def repeated(
-    logits_NA: Float[Tensor, "N A"], row_N: Int[Tensor, " N"], present_BA: Bool[Tensor, "B A"], repetition: float
-) -> Float[Tensor, "N A"]:
-    """Logits whose ids that are present in their row are less probable by the factor `repetition`."""
-    return logits_NA - math.log(repetition) * present_BA[row_N]

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from trimask.core.canvas import Canvas, Query
+from trimask.core.canvas import MULTIPLE, Canvas, Query
 from trimask.core.errors import UsageError
 from trimask.core.modality import Vocabulary
 from trimask.diffusion.denoiser import Denoiser
@@ -45,7 +45,8 @@ def against(canvas: Canvas, other: Canvas) -> Against:
     at_BL = torch.full(canvas.shape, canvas.shape[1])
     spans, theirs = ([s for s in c.spans if s.target] for c in (canvas, other))
     layout = [[(s.row, s.kind, s.free, s.shape) for s in part] for part in (spans, theirs)]
-    if canvas.shape != other.shape or layout[0] != layout[1]:
+    same = canvas.shape == other.shape and canvas.segment_BP.shape == other.segment_BP.shape
+    if not same or layout[0] != layout[1]:
         raise UsageError("a negative condition needs the targets of the condition: the same kinds, sizes and lengths")
     for mine, its in zip(spans, theirs, strict=True):
         at_BL[mine.row, mine.start : mine.start + mine.length] = its.start + torch.arange(its.length)
@@ -82,7 +83,9 @@ def guided(
         column_N = index_N % length if negative is None else negative.at_BL.flatten()[index_N]
         index_N = first_B[index_N.div(length, rounding_mode="floor")] + column_N
         chosen.append((row_N, some_N))
-        nulls.append(replace(query, index_N=index_N, count=len(index_N)))
+        # As `queries` pads: what is computed of a token must not depend on how many there are.
+        padding_N = index_N[:1].expand(-len(index_N) % MULTIPLE) if len(index_N) else index_N
+        nulls.append(replace(query, index_N=torch.cat([index_N, padding_N]), count=len(index_N)))
     own = canvas.rows(rows)
     if weaker is not None:
         conditional, null = denoiser(canvas, asked), weaker(own, nulls)
@@ -99,9 +102,9 @@ def guided(
     for x_NA, null_NA, (row_N, some_N), w_B in zip(conditional, null, chosen, scale_Q, strict=True):
         w_N1 = torch.from_numpy(w_B).to(x_NA)[row_N][:, None]
         if some_N is None:
-            out.append(_mix(x_NA, null_NA, w_N1))
+            out.append(_mix(x_NA, null_NA[: len(x_NA)], w_N1))
         else:
-            out.append(x_NA.index_copy(0, some_N, _mix(x_NA[some_N], null_NA, w_N1[some_N])))
+            out.append(x_NA.index_copy(0, some_N, _mix(x_NA[some_N], null_NA[: len(some_N)], w_N1[some_N])))
     return out
 
 

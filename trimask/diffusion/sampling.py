@@ -5,12 +5,13 @@ rows at different steps, of different tasks, with different settings share one f
 (seed, row key, step, token) alone, so its result does not depend on its batch.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Int
 from torch import Tensor
 
@@ -20,14 +21,12 @@ from trimask.core.modality import Vocabulary
 from trimask.core.rng import Part as KeyPart
 from trimask.core.rng import generator, row_key, uniforms
 from trimask.diffusion.denoiser import Denoiser
-from trimask.diffusion.drawing import draw, repeated
+from trimask.diffusion.drawing import draw
 from trimask.diffusion.guidance import Against, against, guided
 from trimask.diffusion.objective import columns
-from trimask.diffusion.samplers import Move, View
-from trimask.diffusion.settings import Settings, at
-
-DRAWN = 0
-"""Counter of the numbers that decide which id is drawn; samplers use those from 1 on."""
+from trimask.diffusion.samplers import Move, Phases, Sampler, View
+from trimask.diffusion.samplers.base import DRAWN
+from trimask.diffusion.settings import Course, Settings, at
 
 
 @dataclass(frozen=True)
@@ -36,20 +35,42 @@ class Part:
 
     modality: int
     settings: Settings
-    mine_BL: Bool[Tensor, "B L"]
-    """bool: tokens that were to be filled at the start."""
-    total_B: Int[Tensor, " B"]
-    """int64: their number in each row."""
-    units_B: np.ndarray
-    """int64: grid units of each row from the first to the last of them."""
-    steps_B: np.ndarray
-    """int64: steps of each row, 0 in rows without such tokens; a limit where the sampler is adaptive."""
+    phase_BL: Int[Tensor, "B L"]
+    """int64: of tokens that were to be filled at the start the number of their phase, -1 elsewhere."""
+    total_BK: Int[Tensor, "B K"]
+    """int64: tokens of each phase."""
+    begins_BK: Int[np.ndarray, "B K+1"]
+    """int64, on the host: step at which each phase begins; the last is the number of steps, 0 without tokens."""
 
-    def below(self, other: "Part") -> "Part":
-        """The same with the rows of another below."""
-        tensors = {name: torch.cat([getattr(self, name), getattr(other, name)]) for name in ("mine_BL", "total_B")}
-        arrays = {name: np.concatenate([getattr(self, name), getattr(other, name)]) for name in ("units_B", "steps_B")}
-        return replace(self, **tensors, **arrays)
+    @property
+    def rule(self) -> Sampler:
+        """What moves within a phase."""
+        sampler = self.settings.sampler
+        return sampler.inner if isinstance(sampler, Phases) else sampler
+
+    @property
+    def steps(self) -> np.ndarray:
+        """int64 (B,): steps of each row; a limit where the sampler is adaptive."""
+        return self.begins_BK[:, -1]
+
+    def rows(self, index: np.ndarray) -> "Part":
+        """The same of some of the rows."""
+        at = torch.from_numpy(index).to(self.phase_BL.device)
+        begins_BK = self.begins_BK[index]
+        return replace(self, phase_BL=self.phase_BL[at], total_BK=self.total_BK[at], begins_BK=begins_BK)
+
+    def below(self, other: "Part | int") -> "Part":
+        """The same with the rows of another below, or with so many rows that it has no tokens in."""
+        if isinstance(other, int):
+            blank = torch.full((other, self.phase_BL.shape[1]), -1, device=self.phase_BL.device)
+            none = self.total_BK.new_zeros(other, self.total_BK.shape[1])
+            never = np.zeros((other, self.begins_BK.shape[1]), np.int64)
+            other = replace(self, phase_BL=blank, total_BK=none, begins_BK=never)
+        most = max(self.total_BK.shape[1], other.total_BK.shape[1])
+        total_BK = torch.cat([F.pad(p.total_BK, (0, most - p.total_BK.shape[1])) for p in (self, other)])
+        padded = [np.pad(p.begins_BK, ((0, 0), (0, most + 1 - p.begins_BK.shape[1])), "edge") for p in (self, other)]
+        phase_BL = torch.cat([self.phase_BL, other.phase_BL])
+        return replace(self, phase_BL=phase_BL, total_BK=total_BK, begins_BK=np.concatenate(padded))
 
 
 @dataclass(frozen=True)
@@ -64,7 +85,6 @@ class State:
     """int64, on the host: steps that each row has had."""
     parts: tuple[Part, ...]
     level_BL: Int[Tensor, "B L"]
-    unit_BL: Int[Tensor, "B L"]
     ends_BL: Bool[Tensor, "B L"]
     """bool: tokens that may become END or FILL."""
     negative: Against | None = None
@@ -72,47 +92,35 @@ class State:
     @property
     def limit(self) -> np.ndarray:
         """int64 (B,): steps that each row takes at most."""
-        return np.max([np.zeros_like(self.step_B), *(part.steps_B for part in self.parts)], axis=0)
+        return np.max([np.zeros_like(self.step_B), *(part.steps for part in self.parts)], axis=0)
 
     def rows(self, index: Sequence[int] | np.ndarray) -> "State":
-        """The state of some of the rows, as if the others had never been there."""
-        at = torch.as_tensor(np.asarray(index), device=self.key_B.device)
-        parts = tuple(
-            replace(p, mine_BL=p.mine_BL[at], total_B=p.total_B[at], units_B=p.units_B[index], steps_B=p.steps_B[index])
-            for p in self.parts
-        )
-        return State(
-            self.canvas.rows(index), self.key_B[at], self.step_B[index], parts,
-            self.level_BL[at], self.unit_BL[at], self.ends_BL[at],
-            None if self.negative is None else self.negative.rows(index),
-        )  # fmt: skip
+        """The state of some of the rows, by their numbers, as if the others had never been there."""
+        numbers = np.asarray(index, np.int64)
+        at = torch.from_numpy(numbers).to(self.key_B.device)
+        negative = None if self.negative is None else self.negative.rows(numbers)
+        parts, canvas = tuple(part.rows(numbers) for part in self.parts), self.canvas.rows(numbers)
+        return State(canvas, self.key_B[at], self.step_B[numbers], parts, self.level_BL[at], self.ends_BL[at], negative)
 
     def below(self, other: "State") -> "State":
         """These rows with those of another state, of the same padded lengths, below them: they go on together.
 
-        Raises `UsageError` where one of them has negative conditions.
+        Raises `UsageError` where the lengths differ, or one of them has negative conditions.
         """
         if self.negative is not None or other.negative is not None:
             raise UsageError("rows with a negative condition cannot join others")
-        parts, none_BL = [], torch.zeros_like(other.ends_BL)
+        mine, theirs = len(self.step_B), len(other.step_B)
+        parts = []
         for part in self.parts:
-            twin = next((p for p in other.parts if (p.modality, p.settings) == (part.modality, part.settings)), None)
-            parts.append(part.below(twin or replace(part, **_empty(none_BL))))
+            twin = next((p for p in other.parts if p.modality == part.modality and p.settings == part.settings), None)
+            parts.append(part.below(twin or theirs))
         for part in other.parts:
-            if not any((p.modality, p.settings) == (part.modality, part.settings) for p in self.parts):
-                parts.append(replace(part, **_empty(torch.zeros_like(self.ends_BL))).below(part))
-        key_B, level_BL, unit_BL, ends_BL = (
-            torch.cat([getattr(self, name), getattr(other, name)])
-            for name in ("key_B", "level_BL", "unit_BL", "ends_BL")
-        )
-        step_B, canvas = np.concatenate([self.step_B, other.step_B]), self.canvas.below(other.canvas)
-        return State(canvas, key_B, step_B, tuple(parts), level_BL, unit_BL, ends_BL)
-
-
-def _empty(none_BL: Tensor) -> dict[str, Any]:
-    """Fields of a part that has no tokens in so many rows."""
-    none_B = np.zeros(len(none_BL), np.int64)
-    return {"mine_BL": none_BL, "total_B": none_BL.sum(1), "units_B": none_B, "steps_B": none_B}
+            if not any(p.modality == part.modality and p.settings == part.settings for p in self.parts):
+                parts.append(part.below(mine).rows(np.r_[theirs : theirs + mine, :theirs]))
+        names = ("key_B", "level_BL", "ends_BL")
+        canvas, step_B = self.canvas.below(other.canvas), np.concatenate([self.step_B, other.step_B])
+        key_B, level_BL, ends_BL = (torch.cat([getattr(self, n), getattr(other, n)]) for n in names)
+        return State(canvas, key_B, step_B, tuple(parts), level_BL, ends_BL)
 
 
 @dataclass(frozen=True)
@@ -169,10 +177,10 @@ class Engine:
         other = None if negative is None else against(canvas, negative)
         canvas, ends_BL = self._with_lengths(canvas, of_row, ends_BL, seed, keys)
         key_B = torch.tensor([row_key("sample", seed, k) for k in keys], device=canvas.ids_BL.device)
-        parts, unit_BL = self._parts(canvas, of_row)
         level_BL = self._lookup(self._level, canvas)
+        parts = self._parts(canvas, of_row, level_BL)
         bare = replace(canvas, spans=())
-        return State(bare, key_B, np.zeros(count, np.int64), parts, level_BL, unit_BL, ends_BL, other)
+        return State(bare, key_B, np.zeros(count, np.int64), parts, level_BL, ends_BL, other)
 
     def _check(self, canvas: Canvas, of_row: Sequence[Mapping[str, Settings]]) -> None:
         modality_BL = self._lookup(self._modality, canvas).masked_fill(~to_fill(canvas, self.vocabulary), -1)
@@ -182,25 +190,22 @@ class Engine:
                 if name not in of_row[row]:
                     raise UsageError(f"no sampling settings for modality {name!r}")
 
-    def _parts(self, canvas: Canvas, of_row: Sequence[Mapping[str, Settings]]) -> tuple[tuple[Part, ...], Tensor]:
-        """What is to be filled, by modality and settings; and the units from the first of them in each row."""
+    def _parts(self, canvas: Canvas, of_row: Sequence[Mapping[str, Settings]], level_BL: Tensor) -> tuple[Part, ...]:
+        """What is to be filled, by modality and settings, and when."""
         todo_BL, modality_BL = to_fill(canvas, self.vocabulary), self._lookup(self._modality, canvas)
         unit_BL, last = units(canvas), canvas.shape[1]
         parts = []
         for m, row in enumerate(self.vocabulary.modalities):
             own_BL = todo_BL & (modality_BL == m)
-            first_B = unit_BL.masked_fill(~own_BL, last).amin(1)
-            unit_BL = torch.where(modality_BL == m, unit_BL - first_B[:, None], unit_BL)
+            from_first_BL = unit_BL - unit_BL.masked_fill(~own_BL, last).amin(1, keepdim=True)
             for settings in dict.fromkeys(s[row.name] for s in of_row if row.name in s):
                 rows_B = torch.tensor([s.get(row.name) == settings for s in of_row], device=own_BL.device)
-                mine_BL = own_BL & rows_B[:, None]
-                total_B = mine_BL.sum(1)
-                if not bool(total_B.any()):
-                    continue
-                units_B = (unit_BL.masked_fill(~mine_BL, -1).amax(1) + 1).cpu().numpy()
-                steps_B = settings.sampler.length(total_B.cpu().numpy(), units_B)
-                parts.append(Part(m, settings, mine_BL, total_B, units_B, steps_B))
-        return tuple(parts), unit_BL
+                mine_BL = (own_BL & rows_B[:, None]).cpu().numpy()
+                if mine_BL.any():
+                    phases = timetable(settings.sampler, mine_BL, from_first_BL.cpu().numpy(), level_BL.cpu().numpy())
+                    phase_BL, total_BK = (torch.from_numpy(a).to(own_BL.device) for a in phases[:2])
+                    parts.append(Part(m, settings, phase_BL, total_BK, phases[2]))
+        return tuple(parts)
 
     def _with_lengths(
         self,
@@ -237,7 +242,9 @@ class Engine:
                 alphabet = v.alphabets[v.alphabet(span.kind)]
                 own = of_row[row][v.modalities[alphabet.modality].name]
                 noise_1 = torch.tensor([generator("length", seed, keys[row], turn).random()], device=ids_BL.device)
-                log_p_1U = log_p_BL[row, _first_tokens(span)][None]
+                log_p_1U = log_p_BL[row, _first_tokens(span)][None].clone()
+                if not first_BL[row, _first_tokens(span)].any():
+                    raise UsageError(f"the free {span.kind} span of row {row} has no token that may end it (ends_BL)")
                 end = int(draw(log_p_1U, noise_1, own, float(at(own.temperature, np.zeros(1))[0]))[0])
                 here = slice(span.start, span.start + span.length)
                 laid = ids_BL[row, here].view(span.shape[0], -1)
@@ -256,17 +263,16 @@ class Engine:
         Samplers whose order does not depend on the model choose first, and only what they reveal is scored. Raises
         `UsageError` for logits that are not finite.
         """
-        canvas = state.canvas
+        canvas, home = state.canvas, state.canvas.ids_BL.device
         turns = [self._turn(state, part) for part in state.parts]
         asked = [(turn, query) for turn in turns for query in self._queries(state, turn)]
-        drawn_BL, score_BL = canvas.ids_BL.clone(), torch.full(canvas.shape, -torch.inf, device=canvas.ids_BL.device)
+        drawn_BL, score_BL = canvas.ids_BL.clone(), torch.full(canvas.shape, -torch.inf, device=home)
         if asked:
-            scale = [turn.guidance for turn, _ in asked]
-            queried = [query for _, query in asked]
+            scale, queried = [turn.guidance for turn, _ in asked], [query for _, query in asked]
             logits = guided(self.denoiser, canvas, queried, scale, self.vocabulary, state.negative, self.weaker)
-            column_L = torch.arange(canvas.shape[1], device=canvas.ids_BL.device)
-            step_B = torch.from_numpy(state.step_B).to(canvas.ids_BL.device)
-            uniform_BL = uniforms(state.key_B[:, None], DRAWN, step_B[:, None], column_L)
+            step_B1 = torch.from_numpy(state.step_B).to(home)[:, None]
+            column_L = torch.arange(canvas.shape[1], device=home)
+            uniform_BL = uniforms(state.key_B[:, None], DRAWN, step_B1, column_L)
             for (turn, query), logits_NA in zip(asked, logits, strict=True):
                 self._draw(canvas, turn, query, logits_NA, uniform_BL, drawn_BL, score_BL)
         ids_BL = canvas.ids_BL
@@ -279,40 +285,54 @@ class Engine:
 
     def finished(self, state: State) -> np.ndarray:
         """bool (B,): rows that need no further step."""
-        done_B = state.step_B >= state.limit
-        if any(p.settings.sampler.adaptive for p in state.parts):
-            full_B = ~to_fill(state.canvas, self.vocabulary).any(1).cpu().numpy()
-            revised = [p.steps_B > state.step_B for p in state.parts if p.settings.sampler.remasks]
-            done_B |= full_B & ~np.any([np.zeros_like(full_B), *revised], axis=0)
+        done_B = np.ones(len(state.step_B), bool)
+        for part in state.parts:
+            own_B = state.step_B >= part.steps
+            if part.rule.adaptive and not part.rule.remasks:
+                masked_BL = (part.phase_BL >= 0) & (state.canvas.ids_BL == self.vocabulary.mask)
+                own_B = own_B | ~masked_BL.any(1).cpu().numpy()
+            done_B &= own_B
         return done_B
 
     def _turn(self, state: State, part: Part) -> "_Turn":
-        masked_BL = part.mine_BL & (state.canvas.ids_BL == self.vocabulary.mask)
-        filled_BL, sampler = part.mine_BL & ~masked_BL, part.settings.sampler
-        view = View(
-            masked_BL, filled_BL, state.level_BL, state.unit_BL, state.key_B, state.step_B, part.steps_B, part.units_B,
-            part.total_B,
-        )  # fmt: skip
-        if sampler.adaptive:
-            progress_B = (filled_BL.sum(1) / part.total_B.clamp(min=1)).cpu().numpy()
+        """What the part's sampler sees, and where it does not ask for a score its move."""
+        mine_BL = part.phase_BL >= 0
+        masked_BL = mine_BL & (state.canvas.ids_BL == self.vocabulary.mask)
+        filled_BL, step_B, phases = mine_BL & ~masked_BL, state.step_B, part.total_BK.shape[1]
+        going_B = step_B < part.steps
+        if part.rule.adaptive:
+            # On to the next phase when the present one is full.
+            now_B = part.phase_BL.masked_fill(~masked_BL, phases - 1).amin(1)
+            within_B, steps_B = step_B, part.steps
+            progress_B = (filled_BL.sum(1) / mine_BL.sum(1).clamp(min=1)).cpu().numpy()
         else:
-            progress_B = state.step_B / np.maximum(part.steps_B - 1, 1)
-        blind = sampler.score is None
-        turn = _Turn(part, view, np.minimum(progress_B, 1.0))
-        return replace(turn, move=turn.decided()) if blind else turn
+            number_B = np.minimum((part.begins_BK[:, 1:] <= step_B[:, None]).sum(1), phases - 1)
+            begin_B, end_B = (np.take_along_axis(part.begins_BK, n[:, None], 1)[:, 0] for n in (number_B, number_B + 1))
+            now_B, within_B, steps_B = (
+                torch.from_numpy(number_B).to(masked_BL.device),
+                step_B - begin_B,
+                end_B - begin_B,
+            )
+            progress_B = np.minimum(step_B / np.maximum(part.steps - 1, 1), 1.0)
+        here_BL = (part.phase_BL == now_B[:, None]) & torch.from_numpy(going_B).to(masked_BL.device)[:, None]
+        total_B = part.total_BK.gather(1, now_B[:, None]).squeeze(1)
+        view = View(
+            masked_BL & here_BL, filled_BL & here_BL, state.level_BL, state.key_B, step_B, within_B, steps_B, total_B
+        )
+        asked_BL = view.masked_BL | view.filled_BL if part.rule.rescores else view.masked_BL
+        turn = _Turn(part, view, progress_B, asked_BL)
+        if part.rule.score is not None:
+            return turn
+        move = turn.decided()
+        return replace(turn, move=move, asked_BL=move.reveal_BL)
 
     def _queries(self, state: State, turn: "_Turn") -> list[Query]:
         """The tokens to be scored, those that may end a span apart from those that may not."""
-        if turn.move is not None:
-            wanted_BL = turn.move.reveal_BL
-        elif turn.part.settings.sampler.rescores:
-            wanted_BL = turn.part.mine_BL & turn.view.on_device(turn.going)[:, None]
-        else:
-            wanted_BL = turn.view.masked_BL
-        ends_BL, v = state.ends_BL, self.vocabulary
-        return queries(state.canvas, wanted_BL & ~ends_BL, v, ends=False) + queries(
-            state.canvas, wanted_BL & ends_BL, v
-        )
+        canvas, wanted_BL, ends_BL = state.canvas, turn.asked_BL, state.ends_BL
+        return [
+            *queries(canvas, wanted_BL & ~ends_BL, self.vocabulary, ends=False),
+            *queries(canvas, wanted_BL & ends_BL, self.vocabulary),
+        ]
 
     def _draw(
         self,
@@ -325,21 +345,24 @@ class Engine:
         score_BL: Tensor,
     ) -> None:
         """Draw one id for every queried token that is masked, and note the score of all."""
-        settings, sampler = turn.part.settings, turn.part.settings.sampler
+        settings, rule = turn.part.settings, turn.part.rule
         index_N, logits_NA = query.index_N[: query.count], logits_NA[: query.count]
         row_N = index_N.div(canvas.shape[1], rounding_mode="floor")
+        held_N = None
+        if rule.rescores:
+            ids_N = canvas.ids_BL.view(-1)[index_N]
+            column_N = columns(ids_N, self.vocabulary.alphabets[query.alphabet]).clamp(0, logits_NA.shape[1] - 1)
+            held_N = torch.where(ids_N == self.vocabulary.mask, -1, column_N)
         if settings.repetition > 1:
-            present_BA = self._present(canvas, query.alphabet)[:, : logits_NA.shape[1]]
-            logits_NA = repeated(logits_NA, row_N, present_BA, settings.repetition)
-        values_B = at(settings.temperature, turn.progress_B)
-        even = (values_B == values_B[0]).all()
-        temperature = float(values_B[0]) if even else turn.view.on_device(values_B).to(logits_NA.dtype)[row_N]
-        score, held_N = None if turn.move else sampler.score, None
-        if sampler.rescores:
-            held_N = canvas.ids_BL.view(-1)[index_N]
-            column_N = columns(held_N, self.vocabulary.alphabets[query.alphabet]).clamp(0, logits_NA.shape[1] - 1)
-            held_N = torch.where(held_N == self.vocabulary.mask, -1, column_N)
-        column_N, score_N = draw(logits_NA, uniform_BL.view(-1)[index_N], settings, temperature, score, held_N)
+            present_NA = self._present(canvas, query.alphabet)[row_N, : logits_NA.shape[1]]
+            # A token that is there is no repetition of itself.
+            again_NA = present_NA if held_N is None else present_NA & (held_N < 0)[:, None]
+            logits_NA = logits_NA - math.log(settings.repetition) * again_NA
+        temperature = settings.temperature
+        if isinstance(temperature, Course):
+            temperature = turn.view.on_device(temperature.at(turn.progress_B)).to(logits_NA.dtype)[row_N]
+        score, uniform_N = None if turn.move else rule.score, uniform_BL.view(-1)[index_N]
+        column_N, score_N = draw(logits_NA, uniform_N, settings, temperature, score, held_N)
         drawn_BL.view(-1)[index_N] = self._ids[query.alphabet].to(index_N.device)[column_N]
         if score_N is not None:
             score_BL.view(-1)[index_N] = score_N
@@ -365,27 +388,51 @@ class _Turn:
     part: Part
     view: View
     progress_B: np.ndarray
+    asked_BL: Tensor
+    """bool: tokens that are scored."""
     move: Move | None = None
 
     @property
-    def going(self) -> np.ndarray:
-        """bool (B,): rows whose sampler has steps left."""
-        return self.view.step_B < self.part.steps_B
-
-    @property
     def guidance(self) -> np.ndarray:
-        """w of each row."""
-        return at(self.part.settings.guidance, self.progress_B)
+        """w of each row, 0 of rows of which nothing is asked."""
+        return np.where(self.asked_BL.any(1).cpu().numpy(), at(self.part.settings.guidance, self.progress_B), 0.0)
 
     def decided(self, score_BL: Tensor | None = None) -> Move:
-        """The sampler's move, which at a row's last step reveals all that is left."""
+        """The sampler's move; at the last step of a phase all that is left of it is revealed."""
         if self.move is not None:
             return self.move
         view = replace(self.view, score_BL=score_BL)
-        move, rest_B = self.part.settings.sampler.move(view), self.part.steps_B - self.view.step_B
-        last_B1, going_B1 = view.on_device(rest_B == 1)[:, None], view.on_device(rest_B > 0)[:, None]
-        reveal_BL = (move.reveal_BL | last_B1) & view.masked_BL & going_B1
-        return Move(reveal_BL, None if move.hide_BL is None else move.hide_BL & ~last_B1 & going_B1)
+        move = self.part.rule.move(view)
+        last_B = view.step_B + 1 >= view.steps_B
+        if self.part.rule.adaptive:
+            last_B = view.row_step_B + 1 >= self.part.steps
+        last_B1 = view.on_device(last_B)[:, None]
+        reveal_BL = (move.reveal_BL | last_B1) & view.masked_BL
+        return Move(reveal_BL, None if move.hide_BL is None else move.hide_BL & view.filled_BL & ~last_B1)
+
+
+def timetable(
+    sampler: Sampler, mine_BL: np.ndarray, unit_BL: np.ndarray, level_BL: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Phases of the tokens that a sampler is to fill, numbered without those that are empty.
+
+    Number of each token's phase (B, L), -1 of other tokens; tokens of each phase (B, K); steps at which phases begin
+    and the last ends (B, K + 1). A sampler without phases has one.
+    """
+    phase_BL = sampler.phase(unit_BL, level_BL) if isinstance(sampler, Phases) else np.zeros_like(unit_BL)
+    found = np.unique(phase_BL[mine_BL])
+    place_BL = np.searchsorted(found, phase_BL).clip(max=len(found) - 1)
+    total_BK = np.zeros((len(mine_BL), len(found)), np.int64)
+    np.add.at(total_BK, (np.nonzero(mine_BL)[0], place_BL[mine_BL]), 1)
+    number_BL = np.take_along_axis(np.cumsum(total_BK > 0, axis=1) - 1, place_BL, 1)
+    order_BK = np.argsort(total_BK == 0, axis=1, kind="stable")
+    total_BK = np.take_along_axis(total_BK, order_BK, 1)
+    steps_BK = sampler.lengths(total_BK) if isinstance(sampler, Phases) else sampler.length(total_BK)
+    if sampler.adaptive:
+        # One limit for all: phases end when they are full.
+        steps_BK = np.where(np.arange(len(found)) == 0, sampler.length(total_BK.sum(1, keepdims=True)), 0)
+    begins_BK = np.concatenate([np.zeros((len(total_BK), 1), np.int64), steps_BK.cumsum(1)], 1)
+    return np.where(mine_BL, number_BL, -1), total_BK, begins_BK
 
 
 def _first_tokens(span: Span) -> slice:
@@ -440,7 +487,7 @@ def steps(
     state = engine.start(canvas, settings, seed, keys, ends_BL, negative)
     ids_BL, row_B, longest = state.canvas.ids_BL, np.arange(canvas.shape[0]), int(state.limit.max())
     if not longest:
-        # Every target turned out to be empty.
+        # Every target turned out to be empty: its length is drawn.
         yield Progress(canvas.with_ids(ids_BL), 0, 0)
     for step in range(longest):
         state = engine.step(state)

@@ -1,5 +1,6 @@
 """How the tokens of one modality are drawn and in which order they are revealed."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,10 +11,11 @@ from trimask.diffusion.samplers import Sampler
 
 @dataclass(frozen=True)
 class Course:
-    """A number that changes over the progress of a row, from 0 at its first step to 1: a line from `begin` to `end`.
+    """A number that changes over the progress of a row: a line from `begin` to `end`.
 
-    Before and behind them it is `outside`, or where that is None what it is at the nearer end. A guidance interval
-    (Kynkaanniemi et al. 2024) is `Course(3, 3, 0.2, 0.8, outside=0)`.
+    Progress is 0 at the first step and 1 at the last; of samplers that take as many steps as the model asks for it is
+    the share of tokens that are filled. Before and behind its line the number is `outside`, or where that is None what
+    it is at the nearer end. A guidance interval (Kynkaanniemi et al. 2024) is `Course(3, 3, 0.2, 0.8, outside=0)`.
     """
 
     first: float
@@ -41,6 +43,13 @@ def at(number: Number, progress_B: np.ndarray) -> np.ndarray:
     return number.at(progress_B) if isinstance(number, Course) else np.full(len(progress_B), float(number))
 
 
+def _values(number: Number) -> tuple[float, ...]:
+    """Its ends, and what it is outside."""
+    if not isinstance(number, Course):
+        return (float(number),)
+    return (number.first, number.last, *(() if number.outside is None else (number.outside,)))
+
+
 @dataclass(frozen=True)
 class Settings:
     """How the tokens of one modality are drawn and in which order they are revealed."""
@@ -60,9 +69,10 @@ class Settings:
     """w in (1 + w) * conditional - w * null."""
 
     def __post_init__(self):
-        ends = (self.temperature.first, self.temperature.last) if isinstance(self.temperature, Course) else ()
-        coldest = min(ends) if isinstance(self.temperature, Course) else self.temperature
-        if coldest < 0 or not 0 < self.top_p <= 1 or self.top_k < 0 or not 0 <= self.min_p < 1 or self.repetition < 1:
+        if not all(map(math.isfinite, (*_values(self.temperature), *_values(self.guidance)))):
+            raise UsageError(f"temperature={self.temperature} and guidance={self.guidance} must be finite numbers")
+        fine = min(_values(self.temperature)) >= 0 and self.repetition >= 1 and self.top_k >= 0
+        if not (fine and 0 < self.top_p <= 1 and 0 <= self.min_p < 1):
             raise UsageError(
                 "sampling needs temperature >= 0, 0 < top_p <= 1, top_k >= 0, 0 <= min_p < 1 and repetition >= 1; got "
                 f"temperature={self.temperature}, top_p={self.top_p}, top_k={self.top_k}, min_p={self.min_p}, "

@@ -102,7 +102,8 @@ def _chosen(base: Sampler, wanted: str | Sampler | None) -> Sampler:
     same = type(base) is SAMPLERS[name]
     made = base if same else SAMPLERS[name]()
     stated = dict(_stated(made, part) for part in rest.split(",") if part)
-    if not same and hasattr(made, "steps") and (steps := getattr(base, "steps", 0)):
+    # Of a sampler that has 0 the canvas or the inner sampler decides.
+    if not same and getattr(made, "steps", 0) and (steps := getattr(base, "steps", 0)):
         stated = {"steps": steps, **stated}
     return replace(made, **stated)  # pyright: ignore[reportArgumentType]
 
@@ -122,11 +123,16 @@ def _stated(sampler: Sampler, part: str) -> tuple[str, Any]:
             return key, SAMPLERS[text]()
         return key, type(value)(text)
     except (KeyError, ValueError):
+        if isinstance(value, Sampler):
+            raise UsageError(f"{part!r}: no sampler is called {text!r}; there are: {', '.join(SAMPLERS)}") from None
         raise UsageError(f"{part!r}: {key} of {kebab(type(sampler).__name__)} is a value as {value}") from None
 
 
 def with_steps(sampler: Sampler, steps: int) -> Sampler:
-    """The sampler with `steps` steps in all. Raises `UsageError` for one that takes as many as the model asks for."""
+    """The sampler with `steps` steps in all, or one a phase where it has more phases.
+
+    Raises `UsageError` for one that takes as many as the model asks for.
+    """
     if steps < 1:
         raise UsageError(f"steps must be at least 1, got {steps}")
     if not hasattr(sampler, "steps") or (isinstance(sampler, Phases) and sampler.adaptive):
@@ -176,4 +182,8 @@ def _sampler(values: Mapping[str, Any]) -> Sampler:
     fields = {k: _sampler(v) if isinstance(v, dict) else v for k, v in values.items() if k != "name"}
     if values["name"] not in SAMPLERS:
         raise ValueError(f"no sampler is called {values['name']!r}; there are: {', '.join(SAMPLERS)}")
-    return SAMPLERS[values["name"]](**fields)
+    kind = SAMPLERS[values["name"]]
+    own = [f.name for f in dataclasses.fields(kind)]  # pyright: ignore[reportArgumentType]
+    if unknown := [k for k in fields if k not in own]:
+        raise ValueError(f"the sampler {values['name']} has no setting {unknown[0]!r}; it has: {', '.join(own)}")
+    return kind(**fields)

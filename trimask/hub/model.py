@@ -331,6 +331,8 @@ class Model:
         """Samples of a whole part, given conditions that are each one value or a list of equal lengths."""
         if negative is not None and conditions.get("text") is None:
             raise UsageError("a negative text needs a text: it says what that text is not to become")
+        if negative is not None and self.runner.engine.weaker is not None:
+            raise UsageError("guidance is away from a weaker model or from a negative text, not from both")
         conditions = {**conditions, _NEGATIVE: negative}
         stated = {k: v for k, v in conditions.items() if v is not None}
         lists = {k: len(v) for k, v in stated.items() if isinstance(v, list)}
@@ -365,6 +367,10 @@ class Model:
         """One value for one request; a list for a list or for several samples; lists of lists for both."""
         if n < 1:
             raise UsageError(f"n must be at least 1, got {n}")
+        if negative or self.runner.engine.weaker:
+            own = [self._settings(options)(r.task)[KINDS[kind]].guidance for r in rows]
+            if not any(own):
+                raise UsageError(f"guidance of {kind} is 0: it goes away from nothing; pass guidance, for example 2")
         copies = numbered([r for r in rows for _ in range(n)])
         others = [r for r in negative for _ in range(n)] if negative else None
         made = self.runner.complete(copies, self._settings(options), seed, on_step, others)

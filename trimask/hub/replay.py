@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,7 @@ class Replay:
         self.rows: list[list[list[Held]]] = []
         """By row, then by step, then by target."""
         self._first = 0
+        self._papers: dict[tuple[int, ...], np.ndarray] = {}
 
     def __call__(self, progress: Progress) -> None:
         count = progress.canvas.shape[0]
@@ -101,8 +103,10 @@ class Replay:
 
     def _paper(self, held: Held) -> np.ndarray:
         """Codes of a white picture."""
-        size = self.layout.decode(held.kind, [held.codes])[0].shape
-        return self.layout.encode(held.kind, [np.full(size, 255, np.uint8)])[0]
+        if held.codes.shape not in self._papers:
+            size = self.layout.decode(held.kind, [held.codes])[0].shape
+            self._papers[held.codes.shape] = self.layout.encode(held.kind, [np.full(size, 255, np.uint8)])[0]
+        return self._papers[held.codes.shape]
 
     def _all(self, row: int) -> list[list[Shown]]:
         """How a row looks, by step, then by target."""
@@ -140,8 +144,9 @@ class Replay:
         audio = [f"<audio controls src='data:audio/wav;base64,{base64.b64encode(s).decode()}'></audio>" for s in sounds]
         parts = [f"<div class=row></div>{audio[i] if i < len(audio) else ''}" for i in range(len(self.rows))]
         with replacing(path) as temporary:
-            filled = _PAGE.replace("TITLE", html.escape(title)).replace("ROWS", "\n".join(parts)).replace("DATA", data)
-            temporary.write_text(filled, encoding="utf-8")
+            # At once: what is put in may hold the name of another place.
+            content = {"TITLE": html.escape(title), "ROWS": "\n".join(parts), "DATA": data}
+            temporary.write_text(re.sub("TITLE|ROWS|DATA", lambda m: content[m[0]], _PAGE), encoding="utf-8")
 
 
 def _rainbow(share: np.ndarray) -> np.ndarray:

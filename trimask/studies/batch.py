@@ -48,8 +48,8 @@ class Batch(Study):
         longer = (horizon // self.horizons[0]).bit_length() - 1
         powers = range(max(self.powers) + longer + 1) if longer else self.powers
         sizes = [first.rows * 2.0**power for power in sorted(powers)]
-        if sizes[0] < 1:
-            raise UsageError(f"study.powers: 2^{min(powers)} times {first.rows} rows is no batch; leave it out")
+        if sizes[0] < 1 or sizes[0] % 1:
+            raise UsageError(f"study.powers: 2^{min(powers)} times {first.rows} rows is no whole batch; leave it out")
         largest = round(sizes[-1])
         total = largest * math.ceil(horizon * first.steps * first.rows / largest)
         return {rows: total // round(rows) for rows in sizes}

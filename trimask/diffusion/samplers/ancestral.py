@@ -1,10 +1,11 @@
 """Ancestral sampling of the reverse process (MDLM, Sahoo et al. 2024, eq. 7)."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from trimask.diffusion.samplers.base import Move, Sampler, View
+from trimask.diffusion.samplers.base import Move, Sampler, View, require
 from trimask.diffusion.schedules import by_name
 
 
@@ -19,8 +20,12 @@ class Ancestral(Sampler):
     schedule: str = "linear"
     """Times are equally spaced; the schedule turns them into rates."""
 
-    def length(self, total_B: np.ndarray, units_B: np.ndarray) -> np.ndarray:
-        return np.where(total_B > 0, self.steps, 0)
+    def __post_init__(self):
+        require(self, steps=(1, math.inf))
+        by_name(self.schedule)
+
+    def length(self, total: np.ndarray) -> np.ndarray:
+        return np.where(total > 0, self.steps, 0)
 
     def move(self, view: View) -> Move:
         sigma, one_B = by_name(self.schedule), 1 / np.maximum(view.steps_B, 1)

@@ -2,9 +2,9 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -19,41 +19,39 @@ Score = Literal["drawn", "likeliest", "margin", "entropy"]
 """What is known of a token once the model was asked; the larger, the surer.
 
 drawn, likeliest: log-probability of the id that was drawn, of the likeliest one. margin: probability of the likeliest
-id over that of the second. entropy: minus the entropy in nats. All of the model's law under guidance, before
-temperature and filters.
+id minus that of the second. entropy: minus the entropy in nats. All of the model's law under guidance and repetition
+control, before temperature and filters.
 """
 
 
 @dataclass(frozen=True)
 class View:
-    """What a sampler sees of the tokens of one modality before or after the model is asked."""
+    """What a sampler sees of the tokens of one modality, in one phase of a row, before or after the model is asked."""
 
     masked_BL: Bool[Tensor, "B L"]
     """bool: masked tokens, which may be revealed."""
     filled_BL: Bool[Tensor, "B L"]
     """bool: tokens that were masked at the start and are not now."""
     level_BL: Int[Tensor, "B L"]
-    """int64: codebook level."""
-    unit_BL: Int[Tensor, "B L"]
-    """int64: number of the token's grid unit (token, frame, pixel) from the first that was to be filled."""
+    """int64: codebook level, or place within a patch of a picture."""
     key_B: Int[Tensor, " B"]
     """int64: the rows' keys of randomness."""
+    row_step_B: np.ndarray
+    """int64, on the host: steps that each row has had in all."""
     step_B: np.ndarray
-    """int64, on the host: the number of each row's step, from 0."""
+    """int64, on the host: the number of the step within the phase, from 0."""
     steps_B: np.ndarray
-    """int64, on the host: the sampler's `length` for each row."""
-    units_B: np.ndarray
-    """int64, on the host: how many grid units the row has from the first to the last that was to be filled."""
+    """int64, on the host: the sampler's `length` for the phase."""
     total_B: Int[Tensor, " B"]
-    """int64: how many tokens the row had to fill at the start."""
+    """int64: how many tokens the phase had to fill at its start."""
     score_BL: Float[Tensor, "B L"] | None = None
     """float32: the sampler's `score` of masked tokens (of all, where it `rescores`); None before the model is asked."""
 
-    def noise(self, stream: int = 0, fixed: bool = False) -> Float[Tensor, "B L"]:
+    def noise(self, fixed: bool = False) -> Float[Tensor, "B L"]:
         """float64 in [0, 1): a number for each token and step, or for each token, the same at every step."""
         column_L = torch.arange(self.masked_BL.shape[1], device=self.key_B.device)
-        step_B = torch.full_like(self.key_B, -1) if fixed else self.on_device(self.step_B)
-        return uniforms(self.key_B[:, None], 1 + stream, step_B[:, None], column_L)
+        step_B = torch.full_like(self.key_B, -1) if fixed else self.on_device(self.row_step_B)
+        return uniforms(self.key_B[:, None], ORDER, step_B[:, None], column_L)
 
     def on_device(self, values_B: np.ndarray) -> Tensor:
         """Numbers of the host (B,) as a tensor beside the others."""
@@ -66,21 +64,16 @@ class View:
         return self.score_BL
 
 
+DRAWN, ORDER = 0, 1
+"""Counters that tell the numbers that decide which id is drawn from those that decide the order."""
+
+
 @dataclass(frozen=True)
 class Move:
     """Which masked tokens to reveal, and which filled ones to mask again."""
 
     reveal_BL: Bool[Tensor, "B L"]
     hide_BL: Bool[Tensor, "B L"] | None = None
-
-
-LIMITS = (
-    ("steps", 0, math.inf), ("block", 1, math.inf), ("levels", 1, math.inf), ("gumbel", 0, math.inf),
-    ("probability", 0, 1), ("factor", 0, math.inf), ("bound", 0, math.inf), ("eta", 0, math.inf),
-)  # fmt: skip
-"""Setting of a sampler, its least and its largest value."""
-CHOICES: Mapping[str, tuple[str, ...]] = {"by": get_args(Score), "kind": ("cap", "rescale")}
-"""Setting of a sampler, the values it can have."""
 
 
 class Sampler(ABC):
@@ -90,23 +83,6 @@ class Sampler(ABC):
     """Whether filled tokens are scored again at every step."""
     remasks: ClassVar[bool] = False
     """Whether a row may go on when nothing in it is masked."""
-
-    def __post_init__(self):
-        """Raises `UsageError` for settings that no sampler can have."""
-        for name in ("counts", "schedule"):
-            if hasattr(self, name):
-                by_name(getattr(self, name))
-        for name, choices in CHOICES.items():
-            if getattr(self, name, choices[0]) not in choices:
-                raise UsageError(
-                    f"{type(self).__name__}: {name}={getattr(self, name)} must be one of {', '.join(choices)}"
-                )
-        for name, least, most in LIMITS:
-            if not least <= getattr(self, name, least) <= most:
-                raise UsageError(
-                    f"{type(self).__name__}: {name}={getattr(self, name)} must be {least:g} or more"
-                    + (f", at most {most:g}" if most < math.inf else "")
-                )
 
     @property
     def score(self) -> Score | None:
@@ -119,12 +95,24 @@ class Sampler(ABC):
         return False
 
     @abstractmethod
-    def length(self, total_B: np.ndarray, units_B: np.ndarray) -> np.ndarray:
-        """int64 (B,): steps of rows with so many tokens to fill, in so many grid units. At the last all is revealed."""
+    def length(self, total: np.ndarray) -> np.ndarray:
+        """int64: steps for so many tokens, element by element, 0 for none. At the last all is revealed."""
 
     @abstractmethod
     def move(self, view: View) -> Move:
         """What to reveal, a subset of `view.masked_BL`, and what to hide, one of `view.filled_BL`."""
+
+
+def require(sampler: Sampler, **limits: tuple[float, float] | Sequence[str]) -> None:
+    """Raises `UsageError` where a setting is outside of (least, most), or none of the names it can be."""
+    for name, allowed in limits.items():
+        value, what = getattr(sampler, name), f"{type(sampler).__name__}: {name}={getattr(sampler, name)}"
+        if isinstance(value, str):
+            if value not in allowed:
+                raise UsageError(f"{what} must be one of {', '.join(map(str, allowed))}")
+        elif not float(allowed[0]) <= value <= float(allowed[1]):
+            most = f" and at most {allowed[1]:g}" if float(allowed[1]) < math.inf else ""
+            raise UsageError(f"{what} must be at least {allowed[0]:g}{most}")
 
 
 def left(counts: str, view: View) -> Int[Tensor, " B"]:
@@ -157,8 +145,3 @@ def keep_counts(counts: str, view: View, score_BL: Float[Tensor, "B L"]) -> Move
     """Reveal the best so that the number left follows the schedule of counts, at least one."""
     now_B = (view.masked_BL.sum(1) - left(counts, view)).clamp(min=1)
     return Move(top(score_BL, view.masked_BL, now_B))
-
-
-def at_most(steps: int | np.ndarray, total_B: np.ndarray) -> np.ndarray:
-    """int64 (B,): so many steps, or one a token where there are fewer tokens."""
-    return np.minimum(steps, total_B)

@@ -1,12 +1,14 @@
 """Reveal what the model is surest of first (MaskGIT, Chang et al. 2022; LLaDA, Nie et al. 2025)."""
 
+import math
 from dataclasses import dataclass
-from typing import cast
+from typing import cast, get_args
 
 import numpy as np
 from torch import Tensor
 
-from trimask.diffusion.samplers.base import Move, Sampler, Score, View, at_most, keep_counts
+from trimask.diffusion.samplers.base import Move, Sampler, Score, View, keep_counts, require
+from trimask.diffusion.schedules import by_name
 
 
 @dataclass(frozen=True)
@@ -25,12 +27,16 @@ class Confidence(Sampler):
     anneal: bool = True
     level_penalty: float = 0.0
 
+    def __post_init__(self):
+        require(self, steps=(1, math.inf), by=get_args(Score), gumbel=(0, math.inf), level_penalty=(0, math.inf))
+        by_name(self.counts)
+
     @property
     def score(self) -> Score:
         return cast(Score, self.by)
 
-    def length(self, total_B: np.ndarray, units_B: np.ndarray) -> np.ndarray:
-        return at_most(self.steps, total_B)
+    def length(self, total: np.ndarray) -> np.ndarray:
+        return np.minimum(self.steps, total)
 
     def move(self, view: View) -> Move:
         score_BL = view.sureness - self.level_penalty * view.level_BL

@@ -1,10 +1,11 @@
 """Reveal as many tokens as a bound on their entropy allows (EB-Sampler, Ben-Hamu et al. 2025, arXiv 2505.24857)."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from trimask.diffusion.samplers.base import Move, Sampler, Score, View, ranks
+from trimask.diffusion.samplers.base import Move, Sampler, Score, View, ranks, require
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,9 @@ class EntropyBounded(Sampler):
 
     bound: float = 0.5
 
+    def __post_init__(self):
+        require(self, bound=(0, math.inf))
+
     @property
     def score(self) -> Score:
         return "entropy"
@@ -25,8 +29,8 @@ class EntropyBounded(Sampler):
     def adaptive(self) -> bool:
         return True
 
-    def length(self, total_B: np.ndarray, units_B: np.ndarray) -> np.ndarray:
-        return total_B
+    def length(self, total: np.ndarray) -> np.ndarray:
+        return total
 
     def move(self, view: View) -> Move:
         rank_BL = ranks(view.sureness, view.masked_BL)

@@ -1,11 +1,12 @@
 """First-hitting sampling: ancestral sampling without the steps at which nothing happens (Zheng et al. 2024)."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from trimask.diffusion.samplers.base import Move, Sampler, View, at_most, top
+from trimask.diffusion.samplers.base import Move, Sampler, View, require, top
 from trimask.diffusion.schedules import by_name
 
 
@@ -21,12 +22,16 @@ class FirstHitting(Sampler):
     steps: int = 0
     schedule: str = "linear"
 
+    def __post_init__(self):
+        require(self, steps=(0, math.inf))
+        by_name(self.schedule)
+
     @property
     def adaptive(self) -> bool:
         return self.steps > 0
 
-    def length(self, total_B: np.ndarray, units_B: np.ndarray) -> np.ndarray:
-        return at_most(self.steps, total_B) if self.steps else total_B
+    def length(self, total: np.ndarray) -> np.ndarray:
+        return np.minimum(self.steps, total) if self.steps else total
 
     def move(self, view: View) -> Move:
         # A token is masked at time t while its number is below sigma(t).

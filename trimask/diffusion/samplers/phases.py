@@ -1,14 +1,13 @@
 """Fill in phases, one after the other: blocks from left to right, or codebook levels from coarse to fine."""
 
+import math
 from abc import abstractmethod
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
-import torch
-from jaxtyping import Int
-from torch import Tensor
 
-from trimask.diffusion.samplers.base import Move, Sampler, Score, View, at_most
+from trimask.core.errors import UsageError
+from trimask.diffusion.samplers.base import Move, Sampler, Score, View, require
 from trimask.diffusion.samplers.confidence import Confidence
 
 
@@ -16,12 +15,29 @@ from trimask.diffusion.samplers.confidence import Confidence
 class Phases(Sampler):
     """Only tokens of the current phase may be revealed, by the sampler `inner`, which begins anew in each.
 
-    A phase takes the steps of the inner sampler, or its share of `steps` where that is not 0, rounded up; where the
-    inner sampler is adaptive, the next phase begins when the phase is full.
+    A phase takes the steps of the inner sampler for its tokens, or its share of `steps` where that is not 0, rounded
+    up; where the inner sampler is adaptive, the next phase begins when the phase is full. Phases without tokens take
+    no steps. The engine shows the inner sampler one phase at a time.
     """
 
     inner: Sampler = field(default_factory=lambda: Confidence(steps=16, counts="linear"))
     steps: int = 0
+
+    def __post_init__(self):
+        require(self, steps=(0, math.inf))
+        if isinstance(self.inner, Phases):
+            raise UsageError(f"{type(self).__name__}: the inner sampler has phases of its own; choose a plain one")
+
+    @abstractmethod
+    def phase(self, unit_BL: np.ndarray, level_BL: np.ndarray) -> np.ndarray:
+        """int64 (B, L), 0 or more: phase of each token, by its grid unit from the first to be filled, and its level."""
+
+    def lengths(self, total_BK: np.ndarray) -> np.ndarray:
+        """int64 (B, K): steps of each phase of so many tokens."""
+        if self.steps and not self.adaptive:
+            phases_B1 = np.maximum((total_BK > 0).sum(1, keepdims=True), 1)
+            return np.minimum(-(-self.steps // phases_B1), total_BK)
+        return self.inner.length(total_BK)
 
     @property
     def score(self) -> Score | None:
@@ -31,42 +47,11 @@ class Phases(Sampler):
     def adaptive(self) -> bool:
         return self.inner.adaptive
 
-    @abstractmethod
-    def phase(self, view: View) -> Int[Tensor, "B L"]:
-        """int64 (B, L): number of the phase of each token."""
-
-    @abstractmethod
-    def phases(self, units_B: np.ndarray) -> np.ndarray:
-        """int64 (B,): number of phases of rows with so many grid units."""
-
-    @abstractmethod
-    def largest(self, total_B: np.ndarray, units_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """int64 (B,), (B,): tokens and grid units of the largest phase of rows with so many in all."""
-
-    def length(self, total_B: np.ndarray, units_B: np.ndarray) -> np.ndarray:
-        if self.adaptive:
-            return total_B
-        phases_B, (tokens_B, within_B) = self.phases(units_B), self.largest(total_B, units_B)
-        if self.steps:
-            return phases_B * at_most(-(-self.steps // np.maximum(phases_B, 1)), tokens_B)
-        return phases_B * self.inner.length(tokens_B, within_B)
+    def length(self, total: np.ndarray) -> np.ndarray:
+        return self.inner.length(total)
 
     def move(self, view: View) -> Move:
-        phase_BL = self.phase(view)
-        if self.adaptive:
-            # On to the next phase when the present one is full.
-            now_B = phase_BL.masked_fill(~view.masked_BL, phase_BL.max() + 1).amin(1)
-            return self.inner.move(replace(view, masked_BL=view.masked_BL & (phase_BL == now_B[:, None])))
-        each_B = np.maximum(view.steps_B // np.maximum(self.phases(view.units_B), 1), 1)
-        now_B, step_B = view.on_device(view.step_B // each_B)[:, None], view.step_B % each_B
-        mine_BL = view.masked_BL & (phase_BL <= now_B)
-        filled_BL = view.filled_BL & (phase_BL == now_B)
-        total_B = (mine_BL | filled_BL).sum(1)
-        _, units_B = self.largest(view.units_B, view.units_B)
-        within = replace(view, masked_BL=mine_BL, filled_BL=filled_BL, total_B=total_B, units_B=units_B)
-        within = replace(within, step_B=step_B, steps_B=each_B)
-        move, last_B = self.inner.move(within), view.on_device(step_B + 1 >= each_B)
-        return replace(move, reveal_BL=move.reveal_BL | (mine_BL & last_B[:, None]))
+        return self.inner.move(view)
 
 
 @dataclass(frozen=True)
@@ -75,31 +60,20 @@ class Blockwise(Phases):
 
     block: int = 32
 
-    def phase(self, view: View) -> Int[Tensor, "B L"]:
-        return torch.div(view.unit_BL, self.block, rounding_mode="floor")
+    def __post_init__(self):
+        super().__post_init__()
+        require(self, block=(1, math.inf))
 
-    def phases(self, units_B: np.ndarray) -> np.ndarray:
-        return -(-units_B // self.block)
-
-    def largest(self, total_B: np.ndarray, units_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        within_B = np.minimum(units_B, self.block)
-        return -(-total_B * within_B // np.maximum(units_B, 1)), within_B
+    def phase(self, unit_BL: np.ndarray, level_BL: np.ndarray) -> np.ndarray:
+        return np.maximum(unit_BL, 0) // self.block
 
 
 @dataclass(frozen=True)
 class LevelOrdered(Phases):
     """Codebook levels from the first to the last (VampNet, Flores Garcia et al. 2023; MaskGCT, Wang et al. 2024).
 
-    `levels` is how many there are.
+    Of a picture in patches, one place of all patches after the other.
     """
 
-    levels: int = 4
-
-    def phase(self, view: View) -> Int[Tensor, "B L"]:
-        return view.level_BL
-
-    def phases(self, units_B: np.ndarray) -> np.ndarray:
-        return np.where(units_B > 0, self.levels, 0)
-
-    def largest(self, total_B: np.ndarray, units_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return -(-total_B // self.levels), units_B
+    def phase(self, unit_BL: np.ndarray, level_BL: np.ndarray) -> np.ndarray:
+        return level_BL

@@ -1,12 +1,14 @@
 """Reveal and revise by one ranking of all tokens (P2, path planning, Peng et al. 2025, arXiv 2502.03540)."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import torch
 
-from trimask.diffusion.samplers.base import Move, Sampler, Score, View, left, top
+from trimask.diffusion.samplers.base import Move, Sampler, Score, View, left, require, top
+from trimask.diffusion.schedules import by_name
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,16 @@ class Planning(Sampler):
     counts: str = "linear"
     eta: float = 1.0
 
+    def __post_init__(self):
+        require(self, steps=(1, math.inf), eta=(0, math.inf))
+        by_name(self.counts)
+
     @property
     def score(self) -> Score:
         return "drawn"
 
-    def length(self, total_B: np.ndarray, units_B: np.ndarray) -> np.ndarray:
-        return np.where(total_B > 0, self.steps, 0)
+    def length(self, total: np.ndarray) -> np.ndarray:
+        return np.where(total > 0, self.steps, 0)
 
     def move(self, view: View) -> Move:
         score_BL = torch.where(view.filled_BL, self.eta * view.sureness, view.sureness)

@@ -1,10 +1,12 @@
 """Reveal positions in uniformly random order, a fixed number a step."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from trimask.diffusion.samplers.base import Move, Sampler, View, at_most, keep_counts
+from trimask.diffusion.samplers.base import Move, Sampler, View, keep_counts, require
+from trimask.diffusion.schedules import by_name
 
 
 @dataclass(frozen=True)
@@ -14,8 +16,12 @@ class RandomOrder(Sampler):
     steps: int = 64
     counts: str = "linear"
 
-    def length(self, total_B: np.ndarray, units_B: np.ndarray) -> np.ndarray:
-        return at_most(self.steps, total_B)
+    def __post_init__(self):
+        require(self, steps=(1, math.inf))
+        by_name(self.counts)
+
+    def length(self, total: np.ndarray) -> np.ndarray:
+        return np.minimum(self.steps, total)
 
     def move(self, view: View) -> Move:
         return keep_counts(self.counts, view, view.noise())

@@ -1,11 +1,12 @@
 """Ancestral sampling that also masks tokens again (ReMDM, Wang et al. 2025, arXiv 2503.00307)."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from trimask.diffusion.samplers.base import Move, Sampler, View
+from trimask.diffusion.samplers.base import Move, Sampler, View, require
 from trimask.diffusion.schedules import by_name
 
 
@@ -28,8 +29,14 @@ class Remasking(Sampler):
     begin: float = 0.0
     end: float = 1.0
 
-    def length(self, total_B: np.ndarray, units_B: np.ndarray) -> np.ndarray:
-        return np.where(total_B > 0, self.steps, 0)
+    def __post_init__(self):
+        require(
+            self, steps=(1, math.inf), kind=("cap", "rescale"), eta=(0, 1), begin=(0, self.end), end=(self.begin, 1)
+        )
+        by_name(self.schedule)
+
+    def length(self, total: np.ndarray) -> np.ndarray:
+        return np.where(total > 0, self.steps, 0)
 
     def move(self, view: View) -> Move:
         sigma, one_B = by_name(self.schedule), 1 / np.maximum(view.steps_B, 1)

@@ -1,11 +1,12 @@
 """Reveal all that the model is sure enough of (Fast-dLLM, Wu et al. 2025, arXiv 2505.22618)."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from trimask.diffusion.samplers.base import Move, Sampler, Score, View, ranks
+from trimask.diffusion.samplers.base import Move, Sampler, Score, View, ranks, require
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,9 @@ class Threshold(Sampler):
     probability: float = 0.9
     factor: float = 0.0
 
+    def __post_init__(self):
+        require(self, probability=(0, 1), factor=(0, math.inf))
+
     @property
     def score(self) -> Score:
         return "drawn"
@@ -27,8 +31,8 @@ class Threshold(Sampler):
     def adaptive(self) -> bool:
         return True
 
-    def length(self, total_B: np.ndarray, units_B: np.ndarray) -> np.ndarray:
-        return total_B
+    def length(self, total: np.ndarray) -> np.ndarray:
+        return total
 
     def move(self, view: View) -> Move:
         p_BL, rank_BL = view.sureness.exp(), ranks(view.sureness, view.masked_BL)
