@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from chance import agrees
 from scipy.stats import chisquare
 
 from trimask.core.canvas import Composer, Row, Segment, read
@@ -15,7 +16,6 @@ from trimask.core.errors import UsageError
 from trimask.core.modality import Modality, Vocabulary
 from trimask.core.rng import uniforms
 from trimask.diffusion import toy
-from trimask.diffusion.drawing import by_inverse_cdf, draw, filtered
 from trimask.diffusion.samplers import (
     Ancestral,
     Blockwise,
@@ -88,16 +88,6 @@ def independent(p: float) -> toy.Toy:
     """Three tokens, each 1 with probability p; END behind them."""
     support = np.array([[*bits, 2] for bits in np.ndindex(2, 2, 2)])
     return toy.Toy(pair().vocabulary, support, np.array([1 - p, p])[support[:, :3]].prod(1))
-
-
-def agrees(found: np.ndarray, law: np.ndarray) -> bool:
-    """Whether counts follow a law, by chi-square at the level of 0.1 %; what is rare is counted together."""
-    expected = law * found.sum()
-    often = expected > 5
-    observed, wanted = [*found[often], found[~often].sum()], np.array([*expected[often], expected[~often].sum()])
-    if wanted[-1] == 0:
-        observed, wanted = observed[:-1], wanted[:-1]
-    return bool(chisquare(observed, wanted * sum(observed) / wanted.sum()).pvalue > 1e-3)
 
 
 @pytest.mark.parametrize(
@@ -396,6 +386,9 @@ def test_blocks_come_one_after_the_other():
     assert [len(t) for t in turns(Blockwise(block=4, inner=linear, steps=1), range(8))] == [4, 4]
     # A sampler that takes as many steps as it needs goes on to the next block when one is full.
     assert turns(Blockwise(block=3, inner=Threshold(0.5)), range(8)) == [[0, 1, 2], [3, 4, 5], [6, 7]]
+    # Its limit is that of all blocks together.
+    found = turns(Blockwise(block=4, inner=FirstHitting(steps=2)), range(8))
+    assert sorted(u for step in found for u in step) == [*range(8)] and 2 <= len(found) <= 4
     # What plans and masks again does so within its block.
     assert [len(t) for t in turns(Blockwise(block=4, inner=Planning(steps=4)), range(8))] == [1] * 8
     with pytest.raises(UsageError, match="has phases of its own"):
@@ -438,53 +431,6 @@ def test_planning_through_the_engine_masks_again_what_the_model_doubts():
             before = after
         share[eta] = before[canvas.maskable_BL].double().mean().item(), hidden
     assert share[0.0][1] == 0 < share[1.0][1] and share[1.0][0] < 0.8 * share[0.0][0]
-
-
-@pytest.mark.parametrize("columns", [4, 5000])
-def test_inverse_cdf_draws_follow_the_probabilities(columns: int):
-    rng, count = np.random.default_rng(0), 40_000
-    law = rng.dirichlet(np.full(columns, 0.5))
-    law[columns // 2] = 0.0
-    law /= law.sum()
-    uniform = torch.from_numpy(rng.random(count))
-    logits = torch.from_numpy(law).float().log()
-    found = torch.cat(
-        [draw(logits.expand(len(u), columns).clone(), u, Settings(RandomOrder()))[0] for u in uniform.split(4000)]
-    )
-    assert agrees(np.bincount(found.numpy(), minlength=columns), law) and not (found == columns // 2).any()
-    # The same as searching the whole cumulated sum, but for its rounding.
-    exact = np.searchsorted(law.cumsum(), uniform.numpy(), side="right")
-    assert (found.numpy() != exact).mean() < 1e-3
-
-
-def test_inverse_cdf_never_draws_what_is_impossible():
-    p = torch.zeros(4, 3000)
-    p[0, 1500], p[1, 2999], p[2, :2], p[3, 2000:2003] = 1.0, 0.3, 1e-30, torch.tensor([0.1, 0.0, 0.2])
-    for u in (0.0, 0.5, 1 - 2**-53):
-        found = by_inverse_cdf(p, torch.full((4,), u, dtype=torch.float64))
-        assert (p.gather(1, found[:, None]) > 0).all()
-
-
-def test_filters():
-    p = torch.tensor([[0.5, 0.3, 0.15, 0.05]])
-    expected = {"top_k": (2, [0.5, 0.3, 0, 0]), "top_p": (0.7, [0.5, 0.3, 0, 0]), "min_p": (0.25, [0.5, 0.3, 0.15, 0])}
-    for name, (value, kept) in expected.items():
-        assert filtered(p, Settings(RandomOrder(), **{name: value}))[0].tolist() == pytest.approx(kept)
-    assert draw(p.log(), torch.tensor([0.99]), Settings(RandomOrder()), temperature=0)[0].item() == 0
-
-
-@pytest.mark.parametrize("temperature", [0.0, 0.3, 1.0])
-def test_scores_are_of_the_law_before_temperature(temperature: float):
-    law = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.0, 0.9]])
-    own, held = Settings(RandomOrder(), temperature=temperature), torch.tensor([-1, 0])
-    expected = {"likeliest": [np.log(0.5), np.log(0.9)], "margin": [0.2, 0.8]}
-    expected["entropy"] = torch.special.entr(law).sum(1).neg().tolist()
-    for score in ("drawn", *expected):
-        logits = law.log() + torch.tensor([[3.0], [-2.0]])
-        drawn, found = draw(logits, torch.tensor([0.9, 0.9]).double(), own, temperature, score, held)
-        assert found is not None and drawn[1] == 0  # a column that is held is scored as it is
-        wanted = expected.get(score, law.log().gather(1, drawn[:, None])[:, 0].tolist())
-        assert found.tolist() == pytest.approx(wanted, abs=1e-6)
 
 
 def test_a_temperature_that_falls_to_zero_ends_with_the_likeliest():

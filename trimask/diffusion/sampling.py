@@ -430,7 +430,7 @@ def timetable(
     steps_BK = sampler.lengths(total_BK) if isinstance(sampler, Phases) else sampler.length(total_BK)
     if sampler.adaptive:
         # One limit for all: phases end when they are full.
-        steps_BK = np.where(np.arange(len(found)) == 0, sampler.length(total_BK.sum(1, keepdims=True)), 0)
+        steps_BK = np.where(np.arange(len(found)) == 0, steps_BK.sum(1, keepdims=True), 0)
     begins_BK = np.concatenate([np.zeros((len(total_BK), 1), np.int64), steps_BK.cumsum(1)], 1)
     return np.where(mine_BL, number_BL, -1), total_BK, begins_BK
 
