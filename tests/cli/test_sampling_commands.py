@@ -77,7 +77,8 @@ def test_guidance_and_temperature_may_change_over_the_steps(trimask, bundle: Pat
         made[guidance] = out.read_bytes()
     assert len({*made.values()}) == 3
     done = trimask("generate", "a red", "--to", "text", "-m", bundle, "--temperature", "1:0", "--sampler",
-                   "confidence:by=entropy", "--min-p", 0.05, "--repetition", 1.3, *FEW)  # fmt: skip
+                   "confidence:by=entropy", "--min-p", 0.05, "--repetition", 1.3, "--cache", "changed:every=2",
+                   *FEW)  # fmt: skip
     assert done.code == 0 and done.out.startswith("a red")
 
 

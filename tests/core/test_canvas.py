@@ -118,7 +118,7 @@ def test_items_of_a_row_do_not_see_each_other():
     rows = [Row((Segment("text", np.array([1])), Segment("image", np.ones((1, 2), int), True))) for _ in range(2)]
     sees = Composer(v, 20).compose([rows]).sees_BGG[0]
     assert sees.tolist() == [[True, True, False, False]] * 2 + [[False, False, True, True]] * 2
-    sees = Composer(v, 20, sight="cached").compose([rows[:1]]).sees_BGG[0]
+    sees = Composer(chz.replace(v, sight="cached"), 20).compose([rows[:1]]).sees_BGG[0]
     assert sees.tolist() == [[True, False], [True, True]]
 
 

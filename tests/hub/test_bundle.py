@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 import trimask
 from trimask.core.canvas import Composer, Row, Segment, queries
 from trimask.core.errors import ArtifactError, UsageError
+from trimask.diffusion.caching import Cache
 from trimask.diffusion.samplers import Ancestral, Blockwise, Confidence, FirstHitting, RandomOrder, Threshold
 from trimask.diffusion.settings import Course, Settings
 from trimask.hub import bundle as bundles
@@ -156,6 +158,14 @@ def test_starting_defaults_survive_json():
     assert defaults.from_json(values, "here") == Defaults()
 
 
+def test_courses_and_caches_survive_json():
+    own = Settings(
+        RandomOrder(), temperature=Course(1.0, 0.2), guidance=Course(3, 3, 0.2, 0.8, 0.0), cache=Cache(every=8)
+    )
+    made = Defaults({"image": own, "text": Settings(RandomOrder())})
+    assert defaults.from_json(json.loads(json.dumps(defaults.to_json(made))), "here") == made
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -163,6 +173,7 @@ def test_starting_defaults_survive_json():
         ({"settings": {"text": {"temperature": 1.0}}}, "settings of 'text'"),
         ({"settings": {"text": {"sampler": {"name": "magic"}}}}, "no sampler is called 'magic'"),
         ({"settings": {"text": {"sampler": {"name": "ancestral", "pace": 3}}}}, "pace"),
+        ({"settings": {"text": {"sampler": {"name": "ancestral"}, "cache": {"scope": "dual"}}}}, "no cache is called"),
         ({"settings": {}, "spans": {"text": "long"}}, "'spans'"),
     ],
 )
@@ -197,6 +208,18 @@ def test_overrides_change_what_they_name_and_nothing_else():
     for text, message in wrong.items():
         with pytest.raises(UsageError, match=message):
             defaults.adjusted(base, {"sampler": text})
+    assert defaults.adjusted(base, {"cache": "target"}).cache == Cache("target")
+    assert defaults.adjusted(base, {"cache": "changed:every=8,after=0.5"}).cache == Cache("changed", 8, 0.5)
+    assert defaults.adjusted(replace(base, cache=Cache()), {"cache": "none"}).cache is None
+    wrong = {
+        "dual": "no cache is called 'dual'; there are: none, changed, block, suffix, target",
+        "none:every=2": "no cache is called 'none:every=2'",
+        "block:size=3": "the cache has no setting 'size'; it has: scope, every, after",
+        "block:every=often": "every of the cache is a value as 0",
+    }
+    for text, message in wrong.items():
+        with pytest.raises(UsageError, match=message):
+            defaults.adjusted(base, {"cache": text})
     for sampler in (Threshold(), Blockwise(inner=Threshold())):
         with pytest.raises(UsageError, match="as many steps as the model asks for"):
             defaults.adjusted(Settings(sampler), {"steps": 4})

@@ -172,9 +172,9 @@ def test_the_id_under_a_mask_never_matters(layout):
 
 @each_layout
 def test_a_clean_condition_that_does_not_look_has_cacheable_keys(layout):
-    v = vocabulary(layout)
+    v = chz.replace(vocabulary(layout), sight="cached")
     network = model(v)
-    composer = Composer(v, 60, sight="cached")
+    composer = Composer(v, 60)
     canvas = composer.compose([[item(0)]])
     text = next(s for s in canvas.spans if s.kind == "text")
     other = composer.compose([[Row((item(0).segments[0], item(1).segments[1], item(1).segments[2]), "item0")]])

@@ -13,6 +13,7 @@ from torch import Tensor
 from trimask.core.canvas import Query
 from trimask.core.modality import Modality, Vocabulary
 from trimask.model import accounting
+from trimask.model.block import everywhere
 from trimask.model.config import ModelConfig
 from trimask.model.transformer import Transformer, slots
 from trimask.optim.optimizer import Multipliers, Optimizer, OptimizerConfig, Scale, Setting, setting
@@ -194,14 +195,14 @@ def test_branches_of_a_real_block_are_multiplied_by_the_depth_ratio(alpha, facto
     """In a stack three times as deep as the base, in its numbers and in what a block computes."""
     settings = {"attention_branch": 1.5, "mlp_branch": 0.5, "alpha": alpha}
     generator = torch.Generator().manual_seed(0)
-    x_BPD, mask_B1PP = torch.randn(2, 5, 64, generator=generator), torch.ones(2, 1, 5, 5, dtype=torch.bool)
+    x_BPD, reach = torch.randn(2, 5, 64, generator=generator), everywhere(torch.ones(2, 1, 5, 5, dtype=torch.bool))
     rope = (torch.ones(2, 5, 1, 8), torch.zeros(2, 5, 1, 8))
     for block in model(depth=6, **settings).blocks:
         scales = (block.attention_scale, block.mlp_scale)
         assert scales == pytest.approx((1.5 * factor, 0.5 * factor), rel=1e-7)
-        middle = x_BPD + 1.5 * factor * block.attention(block.attention_norm(x_BPD), rope, mask_B1PP)
+        middle = x_BPD + 1.5 * factor * block.attention(block.attention_norm(x_BPD), rope, reach)
         after = middle + 0.5 * factor * block.mlp(block.mlp_norm(middle))
-        torch.testing.assert_close(block(x_BPD, rope, mask_B1PP), after)
+        torch.testing.assert_close(block(x_BPD, rope, reach), after)
     assert all((b.attention_scale, b.mlp_scale) == (1.5, 0.5) for b in model(**settings).blocks)
     for name in ("mup", "standard"):
         assert all(b.attention_scale == 1.5 for b in model(depth=6, parametrization=name, **settings).blocks)

@@ -42,6 +42,11 @@ _SAMPLING: Mapping[str, tuple[type, str]] = {
         "ancestral, blockwise, confidence, entropy-bounded, first-hitting, level-ordered, planning, random-order, "
         "remasking or threshold; with settings as threshold:probability=0.8.",
     ),
+    "cache": (
+        str,
+        "What a step computes anew besides what it scores: changed, block, suffix or target, or all (none); with "
+        "settings as changed:every=8.",
+    ),
 }
 """Option of sampling -> its type and what it does."""
 _COURSES = ("guidance", "temperature")

@@ -12,7 +12,6 @@ holds its content and, unless its grid is a plane, END and as many FILL as its s
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
-from typing import Literal
 
 import numpy as np
 import torch
@@ -22,9 +21,6 @@ from torch import Tensor
 
 from trimask.core.errors import UsageError
 from trimask.core.modality import Modality, Vocabulary, task_name
-
-Sight = Literal["full", "cached"]
-"""full: every segment of an item sees all of it. cached: given segments see only given ones."""
 
 
 @dataclass(frozen=True)
@@ -191,8 +187,8 @@ def queries(
 class Composer:
     """Lays rows on a canvas of fixed size. `slots` is P; `tokens` is L where levels are stacked, else L is P."""
 
-    def __init__(self, vocabulary: Vocabulary, slots: int, tokens: int | None = None, sight: Sight = "full"):
-        self.vocabulary, self.slots, self.sight = vocabulary, slots, sight
+    def __init__(self, vocabulary: Vocabulary, slots: int, tokens: int | None = None):
+        self.vocabulary, self.slots = vocabulary, slots
         stacks = any(m.shares_positions for m in vocabulary.modalities)
         self.tokens = tokens if stacks and tokens else slots
 
@@ -253,7 +249,7 @@ class Composer:
         for r, segments in enumerate(owners):
             for q, (item, given) in enumerate(segments):
                 for k, (other, clean) in enumerate(segments):
-                    sees[r, q, k] = item == other and (self.sight == "full" or clean or not given)
+                    sees[r, q, k] = item == other and (self.vocabulary.sight == "full" or clean or not given)
         return sees
 
 

@@ -121,6 +121,9 @@ class Vocabulary:
         doc="names with a task token; every other combination uses the last, 'any'",
     )
     positions: Literal["axial", "flat"] = chz.field(default="axial", doc="coordinates for RoPE")
+    sight: Literal["full", "cached"] = chz.field(
+        default="full", doc="cached: given segments see only given ones, so what is computed of them can be kept"
+    )
 
     @chz.init_property
     def offsets(self) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from trimask.core.canvas import MULTIPLE, Canvas, Query
@@ -34,6 +34,15 @@ class Against:
         at = torch.as_tensor(np.asarray(index, np.int64), device=self.at_BL.device)
         return Against(self.canvas.rows(index), self.at_BL[at])
 
+    def below(self, other: "Against") -> "Against":
+        """These rows with those of another below them."""
+        return Against(self.canvas.below(other.canvas), torch.cat([self.at_BL, other.at_BL]))
+
+    def marked(self, where_BL: Bool[Tensor, "B L"]) -> Bool[Tensor, "B L"]:
+        """Tokens of the guided canvas as tokens of this one; those that are no targets have none here."""
+        spare_BL = torch.zeros(len(where_BL), where_BL.shape[1] + 1, dtype=torch.long, device=where_BL.device)
+        return spare_BL.scatter_reduce(1, self.at_BL, where_BL.long(), "amax")[:, :-1] > 0
+
     def filled(self, canvas: Canvas) -> Canvas:
         """Its canvas, with the targets as they are in the guided one."""
         spare_BL = torch.cat([self.canvas.ids_BL, self.canvas.ids_BL[:, :1]], 1)
@@ -61,16 +70,20 @@ def guided(
     vocabulary: Vocabulary,
     negative: Against | None = None,
     weaker: Denoiser | None = None,
+    every_row: bool = False,
 ) -> list[Tensor]:
     """Logits (N, A) of each query under (1 + w) * conditional - w * null, up to a constant of the token.
 
     `scale_Q` holds w of each row (B,) for each query. Null is the canvas without its condition, that of `negative`, or
     the same canvas seen by a `weaker` model (autoguidance, Karras et al. 2024). Conditional and null rows share one
-    forward pass, where one model sees both; rows whose w is zero in all queries have no null row.
+    forward pass, where one model sees both; rows whose w is zero in all queries have no null row, or with `every_row`
+    one of which nothing is asked.
     """
     rows = np.flatnonzero(np.any([w_B != 0 for w_B in scale_Q], axis=0))
     if not len(rows):
         return denoiser(canvas, asked)
+    if every_row:
+        rows = np.arange(canvas.shape[0])
     length, home = canvas.shape[1], canvas.ids_BL.device
     row_B = np.zeros(canvas.shape[0], np.int64)
     row_B[rows] = np.arange(len(rows))

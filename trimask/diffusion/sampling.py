@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Int
+from jaxtyping import Bool
 from torch import Tensor
 
 from trimask.core.canvas import Canvas, Query, Span, queries
@@ -20,107 +19,15 @@ from trimask.core.errors import UsageError
 from trimask.core.modality import Vocabulary
 from trimask.core.rng import Part as KeyPart
 from trimask.core.rng import generator, row_key, uniforms
+from trimask.diffusion.caching import Bound, Cache, Recall, remembering, targets
 from trimask.diffusion.denoiser import Denoiser
 from trimask.diffusion.drawing import draw
-from trimask.diffusion.guidance import Against, against, guided
+from trimask.diffusion.guidance import against, guided
 from trimask.diffusion.objective import columns
-from trimask.diffusion.samplers import Move, Phases, Sampler, View
+from trimask.diffusion.samplers import Move, View
 from trimask.diffusion.samplers.base import DRAWN
 from trimask.diffusion.settings import Course, Settings, at
-
-
-@dataclass(frozen=True)
-class Part:
-    """The tokens of one modality in the rows that share settings."""
-
-    modality: int
-    settings: Settings
-    phase_BL: Int[Tensor, "B L"]
-    """int64: of tokens that were to be filled at the start the number of their phase, -1 elsewhere."""
-    total_BK: Int[Tensor, "B K"]
-    """int64: tokens of each phase."""
-    begins_BK: Int[np.ndarray, "B K+1"]
-    """int64, on the host: step at which each phase begins; the last is the number of steps, 0 without tokens."""
-
-    @property
-    def rule(self) -> Sampler:
-        """What moves within a phase."""
-        sampler = self.settings.sampler
-        return sampler.inner if isinstance(sampler, Phases) else sampler
-
-    @property
-    def steps(self) -> np.ndarray:
-        """int64 (B,): steps of each row; a limit where the sampler is adaptive."""
-        return self.begins_BK[:, -1]
-
-    def rows(self, index: np.ndarray) -> "Part":
-        """The same of some of the rows."""
-        at = torch.from_numpy(index).to(self.phase_BL.device)
-        begins_BK = self.begins_BK[index]
-        return replace(self, phase_BL=self.phase_BL[at], total_BK=self.total_BK[at], begins_BK=begins_BK)
-
-    def below(self, other: "Part | int") -> "Part":
-        """The same with the rows of another below, or with so many rows that it has no tokens in."""
-        if isinstance(other, int):
-            blank = torch.full((other, self.phase_BL.shape[1]), -1, device=self.phase_BL.device)
-            none = self.total_BK.new_zeros(other, self.total_BK.shape[1])
-            never = np.zeros((other, self.begins_BK.shape[1]), np.int64)
-            other = replace(self, phase_BL=blank, total_BK=none, begins_BK=never)
-        most = max(self.total_BK.shape[1], other.total_BK.shape[1])
-        total_BK = torch.cat([F.pad(p.total_BK, (0, most - p.total_BK.shape[1])) for p in (self, other)])
-        padded = [np.pad(p.begins_BK, ((0, 0), (0, most + 1 - p.begins_BK.shape[1])), "edge") for p in (self, other)]
-        phase_BL = torch.cat([self.phase_BL, other.phase_BL])
-        return replace(self, phase_BL=phase_BL, total_BK=total_BK, begins_BK=np.concatenate(padded))
-
-
-@dataclass(frozen=True)
-class State:
-    """Rows between two steps."""
-
-    canvas: Canvas
-    """Without its `spans`, which do not change."""
-    key_B: Int[Tensor, " B"]
-    """int64: key of each row's randomness."""
-    step_B: np.ndarray
-    """int64, on the host: steps that each row has had."""
-    parts: tuple[Part, ...]
-    level_BL: Int[Tensor, "B L"]
-    ends_BL: Bool[Tensor, "B L"]
-    """bool: tokens that may become END or FILL."""
-    negative: Against | None = None
-
-    @property
-    def limit(self) -> np.ndarray:
-        """int64 (B,): steps that each row takes at most."""
-        return np.max([np.zeros_like(self.step_B), *(part.steps for part in self.parts)], axis=0)
-
-    def rows(self, index: Sequence[int] | np.ndarray) -> "State":
-        """The state of some of the rows, by their numbers, as if the others had never been there."""
-        numbers = np.asarray(index, np.int64)
-        at = torch.from_numpy(numbers).to(self.key_B.device)
-        negative = None if self.negative is None else self.negative.rows(numbers)
-        parts, canvas = tuple(part.rows(numbers) for part in self.parts), self.canvas.rows(numbers)
-        return State(canvas, self.key_B[at], self.step_B[numbers], parts, self.level_BL[at], self.ends_BL[at], negative)
-
-    def below(self, other: "State") -> "State":
-        """These rows with those of another state, of the same padded lengths, below them: they go on together.
-
-        Raises `UsageError` where the lengths differ, or one of them has negative conditions.
-        """
-        if self.negative is not None or other.negative is not None:
-            raise UsageError("rows with a negative condition cannot join others")
-        mine, theirs = len(self.step_B), len(other.step_B)
-        parts = []
-        for part in self.parts:
-            twin = next((p for p in other.parts if p.modality == part.modality and p.settings == part.settings), None)
-            parts.append(part.below(twin or theirs))
-        for part in other.parts:
-            if not any(p.modality == part.modality and p.settings == part.settings for p in self.parts):
-                parts.append(part.below(mine).rows(np.r_[theirs : theirs + mine, :theirs]))
-        names = ("key_B", "level_BL", "ends_BL")
-        canvas, step_B = self.canvas.below(other.canvas), np.concatenate([self.step_B, other.step_B])
-        key_B, level_BL, ends_BL = (torch.cat([getattr(self, n), getattr(other, n)]) for n in names)
-        return State(canvas, key_B, step_B, tuple(parts), level_BL, ends_BL)
+from trimask.diffusion.state import Part, State, timetable, units
 
 
 @dataclass(frozen=True)
@@ -180,7 +87,16 @@ class Engine:
         level_BL = self._lookup(self._level, canvas)
         parts = self._parts(canvas, of_row, level_BL)
         bare = replace(canvas, spans=())
-        return State(bare, key_B, np.zeros(count, np.int64), parts, level_BL, ends_BL, other)
+        state = State(bare, key_B, np.zeros(count, np.int64), parts, level_BL, ends_BL, other)
+        return replace(state, recall=self._recall(state)) if state.cached.any() else state
+
+    def _recall(self, state: State) -> Recall:
+        """Room for what is remembered: of null conditions too where guidance by the same model asks for them."""
+        canvas, count = state.canvas, state.canvas.shape[0]
+        guided = any(part.settings.guided for part in state.parts)
+        copies = 2 if guided and self.weaker is None else 1
+        weaker = None if self.weaker is None else remembering(self.weaker).memory(canvas, count)
+        return Recall(remembering(self.denoiser).memory(canvas, copies * count), weaker, canvas.ids_BL)
 
     def _check(self, canvas: Canvas, of_row: Sequence[Mapping[str, Settings]]) -> None:
         modality_BL = self._lookup(self._modality, canvas).masked_fill(~to_fill(canvas, self.vocabulary), -1)
@@ -263,13 +179,21 @@ class Engine:
         Samplers whose order does not depend on the model choose first, and only what they reveal is scored. Raises
         `UsageError` for logits that are not finite.
         """
-        canvas, home = state.canvas, state.canvas.ids_BL.device
+        cached_B = state.cached
+        if cached_B.any() and not cached_B.all():
+            return self._apart(state, cached_B)
+        canvas, home, recall = state.canvas, state.canvas.ids_BL.device, state.recall
         turns = [self._turn(state, part) for part in state.parts]
         asked = [(turn, query) for turn in turns for query in self._queries(state, turn)]
         drawn_BL, score_BL = canvas.ids_BL.clone(), torch.full(canvas.shape, -torch.inf, device=home)
         if asked:
             scale, queried = [turn.guidance for turn, _ in asked], [query for _, query in asked]
-            logits = guided(self.denoiser, canvas, queried, scale, self.vocabulary, state.negative, self.weaker)
+            model, weaker = self.denoiser, self.weaker
+            if recall is not None:
+                guided_B = np.any([w_B != 0 for w_B in scale], axis=0)
+                model, weaker, recall = self._remembering(state, recall, turns, guided_B)
+            every_row = recall is not None
+            logits = guided(model, canvas, queried, scale, self.vocabulary, state.negative, weaker, every_row)
             step_B1 = torch.from_numpy(state.step_B).to(home)[:, None]
             column_L = torch.arange(canvas.shape[1], device=home)
             uniform_BL = uniforms(state.key_B[:, None], DRAWN, step_B1, column_L)
@@ -281,7 +205,33 @@ class Engine:
             ids_BL = torch.where(move.reveal_BL, drawn_BL, ids_BL)
             if move.hide_BL is not None:
                 ids_BL = ids_BL.masked_fill(move.hide_BL, self.vocabulary.mask)
-        return replace(state, canvas=canvas.with_ids(ids_BL), step_B=state.step_B + 1)
+        return replace(state, canvas=canvas.with_ids(ids_BL), step_B=state.step_B + 1, recall=recall)
+
+    def _apart(self, state: State, some_B: np.ndarray) -> State:
+        """A step of some of the rows, and one of the others."""
+        numbers = [np.flatnonzero(some_B), np.flatnonzero(~some_B)]
+        one, other = (self.step(state.rows(n)) for n in numbers)
+        return one.below(other).rows(np.argsort(np.concatenate(numbers)))
+
+    def _remembering(
+        self, state: State, recall: Recall, turns: Sequence["_Turn"], guided_B: np.ndarray
+    ) -> tuple[Denoiser, Denoiser | None, Recall]:
+        """The models bound to what they remember and to what they compute now; the memory of the next state."""
+        recall.unspent()
+        needs = [turn.computed(state, recall, turn.part.settings.cache) for turn in turns if turn.part.settings.cache]
+        asked_BL, more_BL = (torch.stack([n[k] for n in needs]).any(0) for k in (0, 1))
+        whole_B1 = torch.stack([n[2] for n in needs]).any(0)[:, None]
+        # Of rows of which nothing is asked nothing is computed.
+        live_B1 = asked_BL.any(1, keepdim=True)
+        whole_B1 = whole_B1 & live_B1
+        wanted_BL = (asked_BL | more_BL | whole_B1) & live_B1
+        null_BL = wanted_BL if state.negative is None else state.negative.marked(wanted_BL) | whole_B1
+        null_BL = null_BL & torch.from_numpy(guided_B).to(null_BL.device)[:, None]
+        model = Bound(remembering(self.denoiser), recall.memory, torch.cat([wanted_BL, null_BL]))
+        weaker = None
+        if self.weaker is not None and recall.weaker is not None:
+            weaker = Bound(remembering(self.weaker), recall.weaker, null_BL)
+        return model, weaker, recall.passed_on(torch.where(whole_B1, state.canvas.ids_BL, recall.whole_BL))
 
     def finished(self, state: State) -> np.ndarray:
         """bool (B,): rows that need no further step."""
@@ -320,7 +270,7 @@ class Engine:
             masked_BL & here_BL, filled_BL & here_BL, state.level_BL, state.key_B, step_B, within_B, steps_B, total_B
         )
         asked_BL = view.masked_BL | view.filled_BL if part.rule.rescores else view.masked_BL
-        turn = _Turn(part, view, progress_B, asked_BL)
+        turn = _Turn(part, view, progress_B, asked_BL, now_B, here_BL)
         if part.rule.score is not None:
             return turn
         move = turn.decided()
@@ -390,12 +340,35 @@ class _Turn:
     progress_B: np.ndarray
     asked_BL: Tensor
     """bool: tokens that are scored."""
+    phase_B: Tensor
+    """int64: the phase that each row is in."""
+    here_BL: Tensor
+    """bool: its tokens."""
     move: Move | None = None
 
     @property
     def guidance(self) -> np.ndarray:
         """w of each row, 0 of rows of which nothing is asked."""
         return np.where(self.asked_BL.any(1).cpu().numpy(), at(self.part.settings.guidance, self.progress_B), 0.0)
+
+    def computed(self, state: State, recall: Recall, cache: Cache) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens that are scored and tokens that are computed besides, bool (B, L); rows of which all is, bool (B,)."""
+        mine_BL, ids_BL = self.part.phase_BL >= 0, state.canvas.ids_BL
+        mine_B1 = mine_BL.any(1, keepdim=True)
+        more_BL = torch.zeros_like(mine_BL)
+        if cache.scope == "block":
+            more_BL = self.here_BL
+        elif cache.scope == "suffix":
+            more_BL = mine_BL & (self.part.phase_BL >= self.phase_B[:, None])
+        elif cache.scope == "target":
+            more_BL = targets(state.canvas) & mine_B1
+        changed_B = (mine_BL & (ids_BL != recall.whole_BL)).sum(1)
+        whole_B = changed_B > cache.after * mine_BL.sum(1)
+        if cache.by_phase:
+            whole_B = whole_B | ~self.view.filled_BL.any(1)
+        if cache.every:
+            whole_B = whole_B | self.view.on_device(state.step_B % cache.every == 0)
+        return self.asked_BL, more_BL, whole_B & mine_B1[:, 0]
 
     def decided(self, score_BL: Tensor | None = None) -> Move:
         """The sampler's move; at the last step of a phase all that is left of it is revealed."""
@@ -411,44 +384,9 @@ class _Turn:
         return Move(reveal_BL, None if move.hide_BL is None else move.hide_BL & view.filled_BL & ~last_B1)
 
 
-def timetable(
-    sampler: Sampler, mine_BL: np.ndarray, unit_BL: np.ndarray, level_BL: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Phases of the tokens that a sampler is to fill, numbered without those that are empty.
-
-    Number of each token's phase (B, L), -1 of other tokens; tokens of each phase (B, K); steps at which phases begin
-    and the last ends (B, K + 1). A sampler without phases has one.
-    """
-    phase_BL = sampler.phase(unit_BL, level_BL) if isinstance(sampler, Phases) else np.zeros_like(unit_BL)
-    found = np.unique(phase_BL[mine_BL])
-    place_BL = np.searchsorted(found, phase_BL).clip(max=len(found) - 1)
-    total_BK = np.zeros((len(mine_BL), len(found)), np.int64)
-    np.add.at(total_BK, (np.nonzero(mine_BL)[0], place_BL[mine_BL]), 1)
-    number_BL = np.take_along_axis(np.cumsum(total_BK > 0, axis=1) - 1, place_BL, 1)
-    order_BK = np.argsort(total_BK == 0, axis=1, kind="stable")
-    total_BK = np.take_along_axis(total_BK, order_BK, 1)
-    steps_BK = sampler.lengths(total_BK) if isinstance(sampler, Phases) else sampler.length(total_BK)
-    if sampler.adaptive:
-        # One limit for all: phases end when they are full.
-        steps_BK = np.where(np.arange(len(found)) == 0, steps_BK.sum(1, keepdims=True), 0)
-    begins_BK = np.concatenate([np.zeros((len(total_BK), 1), np.int64), steps_BK.cumsum(1)], 1)
-    return np.where(mine_BL, number_BL, -1), total_BK, begins_BK
-
-
 def _first_tokens(span: Span) -> slice:
     """The first level's token of each of a span's units."""
     return slice(span.start, span.start + span.length, span.length // span.shape[0])
-
-
-def units(canvas: Canvas) -> Int[Tensor, "B L"]:
-    """int64 (B, L): number of each token's position within its segment, from its first position."""
-    b, p = canvas.segment_BP.shape
-    groups = canvas.sees_BGG.shape[1]
-    segment_BL = canvas.segment_BP.gather(1, canvas.slot_BL)
-    group_BL = torch.where(canvas.alphabet_BL >= 0, segment_BL, groups)
-    first_BG = torch.full((b, groups + 1), p, device=canvas.slot_BL.device)
-    first_BG = first_BG.scatter_reduce(1, group_BL, canvas.slot_BL, "amin")
-    return canvas.slot_BL - first_BG.gather(1, group_BL)
 
 
 def sample(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from trimask.core.errors import UsageError
+from trimask.diffusion.caching import Cache
 from trimask.diffusion.samplers import Sampler
 
 
@@ -67,6 +68,13 @@ class Settings:
     """Ids that the row's text holds already have their probability divided by this (after Keskar et al. 2019)."""
     guidance: Number = 0.0
     """w in (1 + w) * conditional - w * null."""
+    cache: Cache | None = None
+    """Of a row it is in use where all that is to be filled has one."""
+
+    @property
+    def guided(self) -> bool:
+        """Whether guidance acts at some step."""
+        return any(_values(self.guidance))
 
     def __post_init__(self):
         if not all(map(math.isfinite, (*_values(self.temperature), *_values(self.guidance)))):

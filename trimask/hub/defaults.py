@@ -20,6 +20,7 @@ from typing import Any, TypedDict
 
 from trimask.core.errors import ArtifactError, UsageError
 from trimask.diffusion import samplers
+from trimask.diffusion.caching import SCOPES, Cache
 from trimask.diffusion.samplers import Blockwise, Confidence, Phases, RandomOrder, Sampler
 from trimask.diffusion.settings import Course, Number, Settings
 
@@ -35,6 +36,7 @@ class Overrides(TypedDict, total=False):
     min_p: float
     repetition: float
     sampler: str | Sampler
+    cache: str | Cache
 
 
 def kebab(name: str) -> str:
@@ -88,6 +90,8 @@ def adjusted(base: Settings, overrides: Overrides) -> Settings:
         raise UsageError(f"{unknown[0]!r} is not a sampling option; there are: {', '.join(known)}")
     given: dict[str, Any] = {k: v for k, v in overrides.items() if v is not None}
     sampler = _chosen(base.sampler, given.pop("sampler", None))
+    if isinstance(given.get("cache"), str):
+        given["cache"] = _cache(given["cache"])
     steps = given.pop("steps", None)
     return replace(base, sampler=sampler if steps is None else with_steps(sampler, steps), **given)
 
@@ -101,20 +105,29 @@ def _chosen(base: Sampler, wanted: str | Sampler | None) -> Sampler:
         raise UsageError(f"no sampler is called {name!r}; there are: {', '.join(SAMPLERS)}")
     same = type(base) is SAMPLERS[name]
     made = base if same else SAMPLERS[name]()
-    stated = dict(_stated(made, part) for part in rest.split(",") if part)
+    stated = dict(_stated(made, f"sampler {name}", part) for part in rest.split(",") if part)
     # Of a sampler that has 0 the canvas or the inner sampler decides.
     if not same and getattr(made, "steps", 0) and (steps := getattr(base, "steps", 0)):
         stated = {"steps": steps, **stated}
     return replace(made, **stated)  # pyright: ignore[reportArgumentType]
 
 
-def _stated(sampler: Sampler, part: str) -> tuple[str, Any]:
-    """ "probability=0.8" as a field of a sampler and its value; the value of `inner` is the name of a sampler."""
+def _cache(text: str) -> Cache | None:
+    """ "target:every=4" as a cache; none for "none"."""
+    scope, _, rest = text.partition(":")
+    if scope not in ("none", *SCOPES) or (scope == "none" and rest):
+        raise UsageError(f"no cache is called {text!r}; there are: none, {', '.join(SCOPES)}")
+    if scope == "none":
+        return None
+    return replace(Cache(scope), **dict(_stated(Cache(scope), "cache", part) for part in rest.split(",") if part))
+
+
+def _stated(made: Sampler | Cache, what: str, part: str) -> tuple[str, Any]:
+    """ "probability=0.8" as a field and its value; the value of `inner` is the name of a sampler."""
     key, _, text = part.partition("=")
-    known = {f.name: getattr(sampler, f.name) for f in dataclasses.fields(sampler)}  # pyright: ignore[reportArgumentType]
+    known = {f.name: getattr(made, f.name) for f in dataclasses.fields(made)}  # pyright: ignore[reportArgumentType]
     if key not in known:
-        own = ", ".join(known) or "none"
-        raise UsageError(f"the sampler {kebab(type(sampler).__name__)} has no setting {key!r}; it has: {own}")
+        raise UsageError(f"the {what} has no setting {key!r}; it has: {', '.join(known) or 'none'}")
     value = known[key]
     try:
         if isinstance(value, bool):
@@ -125,7 +138,7 @@ def _stated(sampler: Sampler, part: str) -> tuple[str, Any]:
     except (KeyError, ValueError):
         if isinstance(value, Sampler):
             raise UsageError(f"{part!r}: no sampler is called {text!r}; there are: {', '.join(SAMPLERS)}") from None
-        raise UsageError(f"{part!r}: {key} of {kebab(type(sampler).__name__)} is a value as {value}") from None
+        raise UsageError(f"{part!r}: {key} of the {what} is a value as {value}") from None
 
 
 def with_steps(sampler: Sampler, steps: int) -> Sampler:
@@ -171,7 +184,9 @@ def from_json(values: Mapping[str, Any], where: str) -> Defaults:
 def _settings(values: Any, where: str) -> Settings:
     try:
         rest: dict[str, Any] = {
-            k: Course(**v) if isinstance(v, dict) else v for k, v in values.items() if k != "sampler"
+            k: (Cache if k == "cache" else Course)(**v) if isinstance(v, dict) else v
+            for k, v in values.items()
+            if k != "sampler"
         }
         return Settings(_sampler(values["sampler"]), **rest)
     except (KeyError, TypeError, ValueError, AttributeError) as e:

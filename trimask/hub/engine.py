@@ -5,6 +5,7 @@ its result does not depend on what else is in its batch (same machine, dtype and
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from trimask.core.canvas import Canvas, Composer, Query, Row, Segment, read
+from trimask.core.memory import Memory
 from trimask.core.modality import Vocabulary
 from trimask.diffusion.bounds import Bound, Plan, bounds
 from trimask.diffusion.sampling import Engine, Progress, sample
@@ -52,11 +54,31 @@ class Placed:
         self.home = torch.device("cpu") if device.type == "mps" else device
 
     def __call__(self, canvas: Canvas, asked: Sequence[Query]) -> list[Tensor]:
-        here, before = canvas.ids_BL.device, self.model.dtype
-        moved = [replace(q, index_N=q.index_N.to(self.device)) for q in asked]
-        self.model.dtype = self.dtype
+        with self._typed():
+            return self._back(canvas, self.model(canvas.to(self.device), self._moved(asked)))
+
+    def memory(self, canvas: Canvas, rows: int) -> Memory:
+        """See `Transformer.memory`."""
+        with self._typed():
+            return self.model.memory(canvas.to(self.device), rows)
+
+    def recall(self, canvas: Canvas, asked: Sequence[Query], memory: Memory, wanted_BL: Tensor) -> list[Tensor]:
+        """See `Transformer.recall`."""
+        with self._typed():
+            there, wanted_BL = canvas.to(self.device), wanted_BL.to(self.device)
+            return self._back(canvas, self.model.recall(there, self._moved(asked), memory, wanted_BL))
+
+    def _moved(self, asked: Sequence[Query]) -> list[Query]:
+        return [replace(q, index_N=q.index_N.to(self.device)) for q in asked]
+
+    def _back(self, canvas: Canvas, logits: Sequence[Tensor]) -> list[Tensor]:
+        return [x.to(canvas.ids_BL.device) for x in logits]
+
+    @contextmanager
+    def _typed(self) -> Iterator[None]:
+        before, self.model.dtype = self.model.dtype, self.dtype
         try:
-            return [logits.to(here) for logits in self.model(canvas.to(self.device), moved)]
+            yield
         finally:
             self.model.dtype = before
 

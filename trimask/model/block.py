@@ -1,4 +1,9 @@
-"""Attention, gated MLP and the residual block. Shapes: see `core.canvas`; `H` heads of dimension `K`."""
+"""Attention, gated MLP and the residual block. Shapes: see `core.canvas`; `H` heads of dimension `K`.
+
+A block sees positions as (B, P, D), or as (N, D) where only some of them are computed (`model.recall`).
+"""
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -60,6 +65,20 @@ def attend(q_BHPK: Tensor, k_BHPK: Tensor, v_BHPK: Tensor, mask_B1PP: Tensor) ->
     return F.scaled_dot_product_attention(q_BHPK, k_BHPK, v_BHPK, attn_mask=mask_B1PP)
 
 
+Reach = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Attention proper: queries, keys and values (..., H, K) of the positions that are computed, to what they see."""
+
+
+def everywhere(mask_B1PP: Tensor) -> Reach:
+    """Attention within rows of which all positions are computed."""
+
+    def reach(q_BPHK: Tensor, k_BPHK: Tensor, v_BPHK: Tensor) -> Tensor:
+        mixed = attend(q_BPHK.transpose(1, 2), k_BPHK.transpose(1, 2), v_BPHK.transpose(1, 2), mask_B1PP)
+        return mixed.transpose(1, 2)
+
+    return reach
+
+
 class Attention(nn.Module):
     """Bidirectional attention with normalised queries and keys; their gains are shared by all heads."""
 
@@ -71,11 +90,10 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(config.head_dim)
         self.k_norm = RMSNorm(config.head_dim)
 
-    def forward(self, x_BPD: Tensor, rope: tuple[Tensor, Tensor], mask_B1PP: Tensor) -> Tensor:
-        q, k, v = self.qkv(x_BPD).unflatten(-1, (3, self.heads, -1)).unbind(2)
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], reach: Reach) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(-3)
         q, k = rotate(self.q_norm(q), *rope), rotate(self.k_norm(k), *rope)
-        mixed = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask_B1PP)
-        return self.out(mixed.transpose(1, 2).flatten(2))
+        return self.out(reach(q, k, v).flatten(-2))
 
 
 class GatedMLP(nn.Module):
@@ -86,8 +104,8 @@ class GatedMLP(nn.Module):
         self.gate_up = Linear(config.width, 2 * config.hidden)
         self.down = Linear(config.hidden, config.width)
 
-    def forward(self, x_BPD: Tensor) -> Tensor:
-        gate, up = self.gate_up(x_BPD).chunk(2, dim=-1)
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
         return self.down(F.silu(gate) * up)
 
 
@@ -102,6 +120,6 @@ class Block(nn.Module):
         self.mlp_norm = RMSNorm(config.width)
         self.mlp = GatedMLP(config)
 
-    def forward(self, x_BPD: Tensor, rope: tuple[Tensor, Tensor], mask_B1PP: Tensor) -> Tensor:
-        x_BPD = x_BPD + self.attention_scale * self.attention(self.attention_norm(x_BPD), rope, mask_B1PP)
-        return x_BPD + self.mlp_scale * self.mlp(self.mlp_norm(x_BPD))
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], reach: Reach) -> Tensor:
+        x = x + self.attention_scale * self.attention(self.attention_norm(x), rope, reach)
+        return x + self.mlp_scale * self.mlp(self.mlp_norm(x))

@@ -10,9 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trimask.core.canvas import Canvas, Query
+from trimask.core.memory import Memory
 from trimask.core.modality import Vocabulary
-from trimask.model.block import Block, Linear, RMSNorm, rope_table
+from trimask.model.block import Block, Linear, RMSNorm, everywhere, rope_table
 from trimask.model.config import ModelConfig
+from trimask.model.recall import Fresh, stale
 from trimask.model.timing import Timing
 
 
@@ -216,18 +218,25 @@ class Transformer(nn.Module):
         return self.config.vocabulary
 
     def _body(self, x_BPD: Tensor, rope: tuple[Tensor, Tensor], mask_B1PP: Tensor) -> Tensor:
+        reach = everywhere(mask_B1PP)
         for block in self.blocks:
-            x_BPD = block(x_BPD, rope, mask_B1PP)
+            x_BPD = block(x_BPD, rope, reach)
         return x_BPD
+
+    def _coordinates(self, canvas: Canvas) -> Tensor:
+        coords_BP2 = canvas.coords_BP2.float()
+        for timing in self.timing.values():
+            coords_BP2 = timing(canvas, coords_BP2)
+        return coords_BP2
+
+    def _rope(self, coords_BP2: Tensor) -> tuple[Tensor, Tensor]:
+        return rope_table(coords_BP2, self.config.head_dim, self.config.rope_base, self.dtype)
 
     def hidden(self, canvas: Canvas) -> Tensor:
         """Final residual stream (B, P, D) in the compute dtype."""
         x_BPD = self.embedding(canvas, self.dtype).to(self.dtype)
-        coords_BP2 = canvas.coords_BP2.float()
-        for timing in self.timing.values():
-            coords_BP2 = timing(canvas, coords_BP2)
-        rope = rope_table(coords_BP2, self.config.head_dim, self.config.rope_base, self.dtype)
-        return self.body(x_BPD, rope, attention_mask(canvas.segment_BP, canvas.sees_BGG))
+        mask_B1PP = attention_mask(canvas.segment_BP, canvas.sees_BGG)
+        return self.body(x_BPD, self._rope(self._coordinates(canvas)), mask_B1PP)
 
     def forward(self, canvas: Canvas, queries: Sequence[Query], joint: bool = False) -> list[Tensor]:
         """Logits in fp32 of each query: (N, A) over its alphabet, or (N, V) with `joint`."""
@@ -235,6 +244,31 @@ class Transformer(nn.Module):
         slot = slots(canvas)
         asked = [x_BPD[slot[q.index_N]] for q in queries]
         return self.head(asked, queries, joint, self.embedding.token)
+
+    def memory(self, canvas: Canvas, rows: int) -> Memory:
+        """A memory without content for so many rows of the canvas's lengths."""
+        (length, slots), config = (canvas.shape[1], canvas.segment_BP.shape[1]), self.config
+        shape = (config.depth, rows, slots, config.heads, config.head_dim)
+        keys, values = (torch.zeros(shape, dtype=self.dtype, device=canvas.ids_BL.device) for _ in range(2))
+        return Memory(keys, values, canvas.ids_BL.new_full((rows, length), -1))
+
+    def recall(self, canvas: Canvas, queries: Sequence[Query], memory: Memory, wanted_BL: Tensor) -> list[Tensor]:
+        """Logits as of `forward`, from an evaluation of some positions only (`stale`), which are remembered.
+
+        Queries may be of wanted tokens (bool, (B, L)) alone. What other positions know of the canvas is as old as their
+        last computation; where all that they see is as it was, the logits are those of `forward`.
+        """
+        stale_BP = stale(canvas, memory, wanted_BL)
+        fresh = Fresh.of(canvas, stale_BP)
+        x_ND = self.embedding(fresh.canvas(canvas, self.config.stacked), self.dtype)[0].to(self.dtype)
+        coords_N2 = self._coordinates(canvas).flatten(0, 1)[fresh.at_N]
+        cos, sin = self._rope(coords_N2[None])
+        for number, block in enumerate(self.blocks):
+            x_ND = block(x_ND, (cos[0], sin[0]), fresh.block(memory, number).attend)
+        seen_BL = stale_BP.gather(1, canvas.slot_BL)
+        memory.ids_BL.copy_(torch.where(seen_BL, canvas.ids_BL, memory.ids_BL))
+        slot, rank = slots(canvas), fresh.rank_BP.flatten()
+        return self.head([x_ND[rank[slot[q.index_N]]] for q in queries], queries, False, self.embedding.token)
 
     def compiled(self) -> "Transformer":
         """Compile the blocks (static shapes); embedding and head stay eager."""

@@ -13,7 +13,7 @@ import torch
 
 from trimask.core.compute import DTYPES, device_of
 from trimask.core.units import duration, si
-from trimask.model.block import Block, rope_table
+from trimask.model.block import Block, everywhere, rope_table
 from trimask.model.config import ModelConfig
 
 CLEARLY_FASTER = 1.1
@@ -80,10 +80,10 @@ def block_seconds(
     x = torch.randn(rows, slots, config.width, device=where, dtype=dtype, requires_grad=True)
     coords = torch.arange(slots, device=where, dtype=torch.float32)[None, :, None].expand(rows, -1, 2)
     rope = rope_table(coords, config.head_dim, config.rope_base, dtype)
-    mask = torch.ones(rows, 1, slots, slots, dtype=torch.bool, device=where)
+    reach = everywhere(torch.ones(rows, 1, slots, slots, dtype=torch.bool, device=where))
 
     def work() -> None:
-        block(x, rope, mask).float().square().mean().backward()
+        block(x, rope, reach).float().square().mean().backward()
 
     return seconds(work, where)
 
