@@ -10,7 +10,7 @@ from trimask.cli import main as entry
 from trimask.core.errors import ArtifactError, DataError, TrainingError, UsageError
 
 COMMANDS = (
-    "generate", "caption", "transcribe", "fill", "score", "inspect", "prepare", "train", "evaluate", "world",
+    "generate", "caption", "transcribe", "fill", "score", "inspect", "prepare", "train", "evaluate", "tune", "world",
     "tokenizer train", "tokenizer evaluate",
 )  # fmt: skip
 HEAVY = ("torch", "numpy", "PIL", "grain", "chz", "matplotlib", "pyarrow")

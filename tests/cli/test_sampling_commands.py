@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -132,7 +133,7 @@ def test_score(trimask, bundle: Path, png: Path):
         (("caption", "BAD", "-m", "BUNDLE"), 3, "not an image"),
         (("transcribe", "BAD", "-m", "BUNDLE"), 3, "audio cannot be decoded"),
         (("generate", "x", "-o", "x.html"), 2, "say what to make with --to"),
-        (("generate", "x", "--to", "image", "--guidance", "much"), 2, "--guidance much: write a number"),
+        (("generate", "x", "--to", "image", "--guidance", "much"), 2, "guidance much: write a number"),
         (("generate", "x", "--to", "image", "--guidance", "3@0.8-0.2"), 2, "0 <= begin < end <= 1"),
         (("generate", "x", "--to", "text", "--negative", "y"), 2, "--negative is for pictures and speech"),
         (
@@ -157,3 +158,19 @@ def test_errors_are_clear(trimask, bundle: Path, tmp_path: Path, arguments, code
     assert done.err.startswith("error: ")
     assert done.err.count("\n") == 1
     assert message in done.err
+
+
+def test_tune_finds_presets_that_generate_uses(trimask, bundle: Path, tmp_path: Path):
+    own = shutil.copytree(bundle, tmp_path / "own")
+    few = ("only=text>image", "trials=3", "items=2", "finalists=3", "final=2", "--items", 8)
+    done = trimask("tune", own, "world:scenes?split=validation", *few, "-o", tmp_path / "tuned", "--no-write")
+    assert done.code == 0 and "trial 3/3" in done.out and "sampling.json" not in done.err
+    draw = ("generate", "a red circle", "-m", own, "-o", tmp_path / "x.png", "--preset")
+    refused = trimask(*draw, "fast")
+    assert refused.code == 2 and "no sampling preset 'fast'; it has: balanced. `trimask tune` finds them" in refused.err
+    again = trimask("tune", own, "world:scenes?split=validation", *few, "-o", tmp_path / "tuned")
+    assert again.code == 0 and "trial" not in again.out.split("report in")[0]
+    assert f"written: {own / 'sampling.json'}" in again.err
+    assert trimask(*draw, "fast").code == trimask(*draw, "balanced", "--steps", 2).code == 0
+    nothing = trimask("tune", own, "-o", tmp_path / "none")
+    assert nothing.code == 2 and "say what to tune on" in nothing.err

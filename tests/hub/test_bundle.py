@@ -56,8 +56,8 @@ def test_other_weights_may_be_stored(bundle: Bundle, tmp_path: Path):
 def test_everything_else_comes_back(tmp_path: Path):
     made = Defaults(
         {"text": Settings(Blockwise(block=4, inner=RandomOrder(steps=3)), temperature=Course(0.5, 0.1), top_k=7)},
-        {"image>text": 16},
-        "anna",
+        spans={"image>text": 16},
+        voice="anna",
     )
     of = tiny.tokenizers()
     save_bundle(tmp_path / "b", tiny.network(of), of, [tiny.MANIFEST], {"step": 9}, defaults=made)
@@ -75,7 +75,7 @@ def test_saving_replaces_and_leaves_nothing_beside(tmp_path: Path, bundle: Bundl
     assert [p.name for p in tmp_path.iterdir()] == ["b"]
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "sampling.json", "manifests.json", "tokenizers/text/bpe.json"])
+@pytest.mark.parametrize("name", ["model.safetensors", "manifests.json", "tokenizers/text/bpe.json"])
 def test_a_damaged_or_missing_file_is_named(bundle_folder: Path, tmp_path: Path, name: str):
     copy = shutil.copytree(bundle_folder, tmp_path / "copy")
     content = bytearray((copy / name).read_bytes())
@@ -85,6 +85,19 @@ def test_a_damaged_or_missing_file_is_named(bundle_folder: Path, tmp_path: Path,
         load_bundle(copy)
     (copy / name).unlink()
     with pytest.raises(ArtifactError, match=f"{Path(name).name} is missing"):
+        load_bundle(copy)
+
+
+def test_sampling_defaults_may_be_changed_but_must_be_there(bundle_folder: Path, tmp_path: Path):
+    copy = shutil.copytree(bundle_folder, tmp_path / "copy")
+    changed = Defaults({"text": Settings(RandomOrder(steps=3))}, {"fast": {"text": Settings(RandomOrder(steps=1))}})
+    bundles.write_defaults(copy, changed)
+    assert load_bundle(copy).defaults == changed
+    (copy / "sampling.json").write_text("{")
+    with pytest.raises(ArtifactError, match=r"sampling\.json cannot be read as JSON"):
+        load_bundle(copy)
+    (copy / "sampling.json").unlink()
+    with pytest.raises(ArtifactError, match=r"sampling\.json does not exist; the bundle is incomplete"):
         load_bundle(copy)
 
 
@@ -162,18 +175,23 @@ def test_courses_and_caches_survive_json():
     own = Settings(
         RandomOrder(), temperature=Course(1.0, 0.2), guidance=Course(3, 3, 0.2, 0.8, 0.0), cache=Cache(every=8)
     )
-    made = Defaults({"image": own, "text": Settings(RandomOrder())})
+    presets = {"fast": {"text>image": own}, "best": {}}
+    made = Defaults(
+        {"image": own, "text": Settings(RandomOrder())}, presets, {"text>image": {"fast": {"quality": 0.5}}}
+    )
     assert defaults.from_json(json.loads(json.dumps(defaults.to_json(made))), "here") == made
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"settings": 3}, "'settings' must be an object"),
+        ({"settings": 3}, "'settings', each of 'presets'"),
         ({"settings": {"text": {"temperature": 1.0}}}, "settings of 'text'"),
         ({"settings": {"text": {"sampler": {"name": "magic"}}}}, "no sampler is called 'magic'"),
         ({"settings": {"text": {"sampler": {"name": "ancestral", "pace": 3}}}}, "pace"),
         ({"settings": {"text": {"sampler": {"name": "ancestral"}, "cache": {"scope": "dual"}}}}, "no cache is called"),
+        ({"settings": {}, "presets": {"fast": 3}}, "each of 'presets', and 'measured' must be objects"),
+        ({"settings": {}, "presets": {"fast": {"text": {}}}}, "preset fast, settings of 'text'"),
         ({"settings": {}, "spans": {"text": "long"}}, "'spans'"),
     ],
 )
@@ -208,6 +226,8 @@ def test_overrides_change_what_they_name_and_nothing_else():
     for text, message in wrong.items():
         with pytest.raises(UsageError, match=message):
             defaults.adjusted(base, {"sampler": text})
+    assert defaults.adjusted(base, {"guidance": "1:3"}).guidance == Course(1.0, 3.0)
+    assert defaults.adjusted(base, {"temperature": "0.5"}).temperature == 0.5
     assert defaults.adjusted(base, {"cache": "target"}).cache == Cache("target")
     assert defaults.adjusted(base, {"cache": "changed:every=8,after=0.5"}).cache == Cache("changed", 8, 0.5)
     assert defaults.adjusted(replace(base, cache=Cache()), {"cache": "none"}).cache is None
@@ -232,3 +252,9 @@ def test_a_task_goes_before_its_modality():
     assert table.of("text", "text", {}).temperature == 1.0
     with pytest.raises(UsageError, match="no settings for audio"):
         table.of("text>speech", "audio", {})
+    table = replace(table, presets={"fast": {"text": Settings(RandomOrder(steps=2))}})
+    assert table.of("text", "text", {"preset": "fast"}).sampler == RandomOrder(steps=2)
+    assert table.of("text", "text", {"preset": "fast", "steps": 5}).sampler == RandomOrder(steps=5)
+    assert table.of("text", "text", {"preset": "balanced"}).sampler == RandomOrder()
+    with pytest.raises(UsageError, match="no sampling preset 'best'; it has: balanced, fast"):
+        table.of("text", "text", {"preset": "best"})

@@ -3,7 +3,7 @@
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from trimask.core.item import Item
     from trimask.data.shards import TokenItem
     from trimask.evaluation.sets import EvaluationSet
+    from trimask.evaluation.suite import Judges
     from trimask.hub.model import Model
 
 WORLD = (
@@ -73,32 +74,42 @@ def evaluate(
     import chz
 
     from trimask.core.config import configure, split_settings
-    from trimask.evaluation.suite import SHIPPED, Judges, SuiteConfig, load_judges
+    from trimask.evaluation.suite import SuiteConfig
     from trimask.evaluation.suite import evaluate as run
 
     sources, settings = split_settings(arguments or ())
     if not sources and not world:
         raise UsageError("say what to evaluate on: one or several sources, or --world")
     config = configure(chz.Blueprint(SuiteConfig), settings, "evaluation")
-    if judges is not None and not judges.is_dir():
-        raise DataError(f"--judges {judges}: no such folder")
-    loaded = options.load(model, device, dtype)
-    folder = judges or (SHIPPED if SHIPPED.is_dir() else None)
-    graders = load_judges(folder) if folder else Judges()
-    named = [*(WORLD if world else ()), *sources]
-    sets = _titled([_set(s, items, label, loaded, graders.classes) for s in named])
+    loaded, known = options.load(model, device, dtype), graders(judges)
+    sets = sets_of([*(WORLD if world else ()), *sources], items, label, loaded, known)
     training = _run_folder(loaded)
     run(
         loaded,
         sets,
         out or _default_out(loaded, training),
-        graders,
+        known,
         loaded.bundle.tokenizers,
         config,
-        _facts(loaded),
+        facts(loaded),
         training,
         shlex.join(["trimask", *sys.argv[1:]]),
     )
+
+
+def graders(folder: Path | None) -> "Judges":
+    """The judges of a folder, or those of the package."""
+    from trimask.evaluation.suite import SHIPPED, Judges, load_judges
+
+    if folder is not None and not folder.is_dir():
+        raise DataError(f"--judges {folder}: no such folder")
+    chosen = folder or (SHIPPED if SHIPPED.is_dir() else None)
+    return load_judges(chosen) if chosen else Judges()
+
+
+def sets_of(sources: Sequence[str], limit: int, label: str, model: "Model", judges: "Judges") -> "list[EvaluationSet]":
+    """The sets of sources, each by a name of its own."""
+    return _titled([_set(s, limit, label, model, judges.classes) for s in sources])
 
 
 def _set(source: str, limit: int, label: str, model: "Model", judged: Container[str]) -> "EvaluationSet":
@@ -173,7 +184,7 @@ def _tasks(parts: Mapping[str, Any], model: "Model") -> tuple[str, ...]:
     return tuple(t for t in feasible(TASKS, known) if ">" in t or set(known) - {VOICE} == {t})
 
 
-def _facts(model: "Model") -> dict[str, Any]:
+def facts(model: "Model") -> dict[str, Any]:
     """What names the model in the table."""
     from trimask.hub import bundle
 

@@ -24,6 +24,7 @@ from trimask.cli import (
     tokenizer,
     train,
     transcribe,
+    tune,
     world,
 )
 from trimask.core.errors import TrimaskError
@@ -90,9 +91,9 @@ def build() -> typer.Typer:
     """The application; commands in the order of a newcomer's path."""
     out = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     out.callback()(root)
-    for module in (
-        *(demo, generate, caption, transcribe, fill, score, inspect, prepare, train, study, evaluate, export, world),
-    ):
+    using = (demo, generate, caption, transcribe, fill, score)
+    making = (inspect, prepare, train, study, evaluate, tune, export, world)
+    for module in (*using, *making):
         name = module.__name__.rpartition(".")[2]
         out.command(name)(guarded(getattr(module, name)))
     parts = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=tokenizer.__doc__)

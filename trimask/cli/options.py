@@ -30,6 +30,7 @@ Output = Annotated[Path | None, typer.Option("--output", "-o", help="File to wri
 
 
 _SAMPLING: Mapping[str, tuple[type, str]] = {
+    "preset": (str, "fast, balanced or best, where `trimask tune` has found them; what follows changes it."),
     "steps": (int, "Model evaluations."),
     "guidance": (str, "w in (1+w)·conditional - w·null; 1:3 rises over the steps, 3@0.2-0.8 is 0 outside of a part."),
     "temperature": (str, "Of tokens; 0 takes the most probable, 1:0.2 falls over the steps."),
@@ -49,7 +50,6 @@ _SAMPLING: Mapping[str, tuple[type, str]] = {
     ),
 }
 """Option of sampling -> its type and what it does."""
-_COURSES = ("guidance", "temperature")
 
 
 def sampling(command: Callable[..., None]) -> Callable[..., None]:
@@ -58,8 +58,7 @@ def sampling(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(**arguments: Any) -> None:
         stated = {name: arguments.pop(name) for name in _SAMPLING}
-        given = {k: _number(k, v) if k in _COURSES else v for k, v in stated.items() if v is not None}
-        command(**arguments, given=given)
+        command(**arguments, given={k: v for k, v in stated.items() if v is not None})
 
     own = [p for p in inspect.signature(command).parameters.values() if p.name != "given"]
     added = [
@@ -69,23 +68,6 @@ def sampling(command: Callable[..., None]) -> Callable[..., None]:
     run.__signature__ = inspect.Signature([*own, *added])  # pyright: ignore[reportAttributeAccessIssue]
     run.__annotations__ = {p.name: p.annotation for p in (*own, *added)}
     return run
-
-
-def _number(name: str, text: str) -> Any:
-    """ "3" -> 3.0; "1:3" -> a course from 1 to 3; "3@0.2-0.8" -> one that is 0 outside of that part of the steps."""
-    from trimask.diffusion.settings import Course
-
-    values, _, interval = text.partition("@")
-    try:
-        first, _, last = values.partition(":")
-        begin, _, end = interval.partition("-")
-        if not interval and not last:
-            return float(first)
-        where = {"begin": float(begin), "end": float(end), "outside": 0.0} if interval else {}
-        return Course(float(first), float(last or first), **where)
-    except ValueError as e:
-        why = e if isinstance(e, UsageError) else "write a number, FIRST:LAST, or either with @BEGIN-END behind it"
-        raise UsageError(f"--{name} {text}: {why}") from None
 
 
 def _option(kind: type, does: str) -> Any:

@@ -62,6 +62,24 @@ def read_json(path: Path) -> dict:
         raise DataError(f"{path} cannot be read as JSON: {e}") from None
 
 
+def append_json(path: Path, value: object) -> None:
+    """Add a line of JSON to a file, so that a kill leaves it whole or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("r+" if path.exists() else "w+") as f:
+        # A line that a kill cut short is written over.
+        text = f.read()
+        f.seek(len(text[: text.rfind("\n") + 1].encode()))
+        f.truncate()
+        f.write(f"{json.dumps(value)}\n")
+        f.flush()
+        os.fsync(f.fileno())
+
+
+def whole_lines(path: Path) -> list[str]:
+    """The lines of a file that `append_json` writes; none where there is no file."""
+    return path.read_text().split("\n")[:-1] if path.exists() else []
+
+
 def sha256(path: Path) -> str:
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()

@@ -1,7 +1,7 @@
 """Bundles: everything a model needs to be used, in one folder that is safe to load from strangers.
 
     config.json         format, version, model configuration, tokenizer fingerprints, what trained it,
-                        SHA-256 of every other file
+                        SHA-256 of every other file but sampling.json, which you may change
     model.safetensors   weights
     sampling.json       sampling defaults (`hub.defaults`)
     manifests.json      manifests of the data that trained it
@@ -24,7 +24,7 @@ import trimask
 from trimask.core.compute import DTYPES
 from trimask.core.config import from_json, to_json
 from trimask.core.errors import ArtifactError, DataError, UsageError
-from trimask.core.files import read_json, replacing, settled, sha256
+from trimask.core.files import read_json, replacing, settled, sha256, write_json
 from trimask.hub import defaults as sampling
 from trimask.hub.defaults import Defaults
 from trimask.model.config import ModelConfig
@@ -93,7 +93,7 @@ def write_bundle(
     _check_tokenizers(model.config, tokenizers)
     state = {k: v.detach().to("cpu", DTYPES[dtype]).contiguous() for k, v in (weights or model.state_dict()).items()}
     save_file(state, folder / WEIGHTS)
-    _write(folder / SAMPLING, sampling.to_json(defaults or Defaults()))
+    write_defaults(folder, defaults or Defaults())
     _write(folder / MANIFESTS, list(manifests))
     for name, tokenizer in tokenizers.items():
         tokenizer.save(folder / TOKENIZERS / name)
@@ -103,7 +103,7 @@ def write_bundle(
         "model": {**to_json(model.config), "width": model.config.width},
         "tokenizers": {k: t.fingerprint for k, t in tokenizers.items()},
         "train": dict(extra or {}),
-        "files": {p.relative_to(folder).as_posix(): sha256(p) for p in _files(folder)},
+        "files": {p.relative_to(folder).as_posix(): sha256(p) for p in _files(folder) if p.name != SAMPLING},
     }
     _write(folder / CONFIG, config)
 
@@ -129,6 +129,11 @@ def load_bundle(folder: Path | str) -> Bundle:
         config.get("train", {}),
         folder,
     )
+
+
+def write_defaults(folder: Path, defaults: Defaults) -> None:
+    """Give a bundle other sampling defaults, atomically."""
+    write_json(folder / SAMPLING, sampling.to_json(defaults))
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -192,6 +197,8 @@ def _files(folder: Path) -> list[Path]:
 def _check_files(folder: Path, config: Mapping[str, Any]) -> None:
     for name, expected in config["files"].items():
         path = folder / name
+        if name == SAMPLING:
+            continue
         if not path.is_file():
             raise ArtifactError(f"{path} is missing from the bundle; fetch or copy the whole folder again")
         if sha256(path) != expected:

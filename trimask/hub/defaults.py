@@ -2,13 +2,16 @@
 
     {
       "settings": {"image": {"sampler": {"name": "confidence", "steps": 32}, "guidance": 4.0}, ...},
+      "presets": {"fast": {"text>image": {...}}, "best": {...}},
+      "measured": {"text>image": {"metric": "all correct", ..., "fast": {"quality": 0.6, "passes": 16, ...}}},
       "spans": {"text": 64, "image>text": 32},
       "voice": "en-us"
     }
 
 `settings` are keyed by modality, or by task where the task has one target ("speech>text"); the task
-goes first. `spans` are the free lengths, in grid units, of a target whose length nobody stated, by
-task or by kind. `voice` is the one that speaks when none is named.
+goes first. `presets` are other settings, by name, where `trimask tune` has found them; what it measured of them and
+of `settings`, which are then the preset "balanced", is in `measured`. `spans` are the free lengths, in grid units, of a
+target whose length nobody stated, by task or by kind. `voice` is the one that speaks when none is named.
 """
 
 import dataclasses
@@ -28,9 +31,10 @@ from trimask.diffusion.settings import Course, Number, Settings
 class Overrides(TypedDict, total=False):
     """Sampling options of one call; what is left out comes from the bundle."""
 
+    preset: str
     steps: int
-    guidance: Number
-    temperature: Number
+    guidance: Number | str
+    temperature: Number | str
     top_p: float
     top_k: int
     min_p: float
@@ -53,6 +57,11 @@ SAMPLERS: Mapping[str, type[Sampler]] = {
 }
 """Name on the command line and in `sampling.json` -> class."""
 
+COURSES = ("guidance", "temperature")
+"""Options that may change over the steps."""
+BALANCED = "balanced"
+"""The preset that is used where none is asked for."""
+
 # Pictures and sound as measured on small models of the built-in world (dev/LOG.md), text as in LLaDA; a trained bundle
 # brings its own.
 _READING = Settings(Confidence(steps=32, counts="linear"), temperature=0.0)
@@ -71,12 +80,21 @@ class Defaults:
     """Content of `sampling.json`."""
 
     settings: Mapping[str, Settings] = field(default_factory=lambda: dict(STARTING))
+    presets: Mapping[str, Mapping[str, Settings]] = field(default_factory=dict)
+    measured: Mapping[str, Any] = field(default_factory=dict)
     spans: Mapping[str, int] = field(default_factory=dict)
     voice: str | None = None
 
     def of(self, task: str, modality: str, overrides: Overrides) -> Settings:
         """Settings of one modality in one task, changed as the call asks."""
-        base = self.settings.get(task) or self.settings.get(modality)
+        preset = overrides.get("preset")
+        if preset is not None and preset not in (BALANCED, *self.presets):
+            raise UsageError(
+                f"the model has no sampling preset {preset!r}; it has: {', '.join((BALANCED, *self.presets))}. "
+                "`trimask tune` finds them"
+            )
+        own = self.presets.get(preset, {}) if preset else {}
+        base = own.get(task) or own.get(modality) or self.settings.get(task) or self.settings.get(modality)
         if base is None:
             raise UsageError(f"the model's sampling.json has no settings for {modality}; pass a sampler of your own")
         return adjusted(base, overrides)
@@ -88,12 +106,30 @@ def adjusted(base: Settings, overrides: Overrides) -> Settings:
     unknown = [k for k in overrides if k not in known]
     if unknown:
         raise UsageError(f"{unknown[0]!r} is not a sampling option; there are: {', '.join(known)}")
-    given: dict[str, Any] = {k: v for k, v in overrides.items() if v is not None}
+    given: dict[str, Any] = {k: v for k, v in overrides.items() if v is not None and k != "preset"}
+    for name in COURSES:
+        if isinstance(given.get(name), str):
+            given[name] = number(name, given[name])
     sampler = _chosen(base.sampler, given.pop("sampler", None))
     if isinstance(given.get("cache"), str):
         given["cache"] = _cache(given["cache"])
     steps = given.pop("steps", None)
     return replace(base, sampler=sampler if steps is None else with_steps(sampler, steps), **given)
+
+
+def number(name: str, text: str) -> Number:
+    """ "3" -> 3.0; "1:3" -> a course from 1 to 3; "3@0.2-0.8" -> one that is 0 outside of that part of the steps."""
+    values, _, interval = text.partition("@")
+    try:
+        first, _, last = values.partition(":")
+        begin, _, end = interval.partition("-")
+        if not interval and not last:
+            return float(first)
+        where = {"begin": float(begin), "end": float(end), "outside": 0.0} if interval else {}
+        return Course(float(first), float(last or first), **where)
+    except ValueError as e:
+        why = e if isinstance(e, UsageError) else "write a number, FIRST:LAST, or either with @BEGIN-END behind it"
+        raise UsageError(f"{name} {text}: {why}") from None
 
 
 def _chosen(base: Sampler, wanted: str | Sampler | None) -> Sampler:
@@ -158,10 +194,18 @@ def with_steps(sampler: Sampler, steps: int) -> Sampler:
 
 def to_json(defaults: Defaults) -> dict[str, Any]:
     """What `from_json` reads."""
-    settings = {
-        name: {**dataclasses.asdict(s), "sampler": _sampler_json(s.sampler)} for name, s in defaults.settings.items()
-    }
-    return {"settings": settings, "spans": dict(defaults.spans), "voice": defaults.voice}
+    presets = {name: _all_json(own) for name, own in defaults.presets.items()}
+    rest = {"measured": dict(defaults.measured), "spans": dict(defaults.spans), "voice": defaults.voice}
+    return {"settings": _all_json(defaults.settings), "presets": presets, **rest}
+
+
+def settings_json(settings: Settings) -> dict[str, Any]:
+    """An entry of `sampling.json`."""
+    return {**dataclasses.asdict(settings), "sampler": _sampler_json(settings.sampler)}
+
+
+def _all_json(settings: Mapping[str, Settings]) -> dict[str, Any]:
+    return {name: settings_json(s) for name, s in settings.items()}
 
 
 def _sampler_json(sampler: Sampler) -> dict[str, Any]:
@@ -172,16 +216,23 @@ def _sampler_json(sampler: Sampler) -> dict[str, Any]:
 
 def from_json(values: Mapping[str, Any], where: str) -> Defaults:
     """Read `sampling.json`; `ArtifactError` names the file and the entry that does not fit."""
-    if not isinstance(values.get("settings"), dict):
-        raise ArtifactError(f"{where}: 'settings' must be an object from modality or task to settings")
-    settings = {k: _settings(v, f"{where}, settings of {k!r}") for k, v in values["settings"].items()}
+    presets, measured = values.get("presets", {}), values.get("measured", {})
+    tables = [values.get("settings"), measured, *(presets.values() if isinstance(presets, dict) else (presets,))]
+    if not all(isinstance(table, dict) for table in tables):
+        raise ArtifactError(f"{where}: 'settings', each of 'presets', and 'measured' must be objects with a key a task")
+    settings = {k: settings_of(v, f"{where}, settings of {k!r}") for k, v in values["settings"].items()}
+    presets = {
+        name: {k: settings_of(v, f"{where}, preset {name}, settings of {k!r}") for k, v in own.items()}
+        for name, own in presets.items()
+    }
     spans = values.get("spans", {})
     if not isinstance(spans, dict) or not all(isinstance(n, int) and n > 0 for n in spans.values()):
         raise ArtifactError(f"{where}: 'spans' must be an object from task or kind to a positive length")
-    return Defaults(settings, spans, values.get("voice"))
+    return Defaults(settings, presets, measured, spans, values.get("voice"))
 
 
-def _settings(values: Any, where: str) -> Settings:
+def settings_of(values: Any, where: str) -> Settings:
+    """What `settings_json` gave. Raises `ArtifactError` that begins with `where`."""
     try:
         rest: dict[str, Any] = {
             k: (Cache if k == "cache" else Course)(**v) if isinstance(v, dict) else v

@@ -16,6 +16,7 @@ for in the same call; the k-th equal request of a call gets the k-th sample.
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, Unpack
@@ -32,7 +33,7 @@ from trimask.diffusion.bounds import Bound, Plan, by_count, by_time
 from trimask.diffusion.settings import Settings
 from trimask.hub import filling, media
 from trimask.hub.bundle import Bundle, find, load_bundle
-from trimask.hub.defaults import Overrides
+from trimask.hub.defaults import Defaults, Overrides
 from trimask.hub.engine import OnStep, Placed, Runner
 from trimask.hub.layout import Layout, Size, Target, keyed, task_of
 from trimask.hub.media import AudioLike, ImageLike
@@ -114,6 +115,13 @@ class Model:
     @property
     def vocabulary(self) -> Vocabulary:
         return self.bundle.model.vocabulary
+
+    def sampled(self, defaults: Defaults) -> "Model":
+        """The same model with other sampling defaults."""
+        other = copy(self)
+        other.bundle = replace(self.bundle, defaults=defaults)
+        other.layout = Layout(self.vocabulary, self.bundle.tokenizers, defaults)
+        return other
 
     def __repr__(self) -> str:
         parameters = sum(p.numel() for p in self.bundle.model.parameters())

@@ -52,7 +52,7 @@ def conduct(study: Study, base: TrainConfig, folder: Path, console: Console | No
             if before and before["environment"]["source"] != now["environment"]["source"]:
                 console.print("the package has changed since this study began; its rows are of both", highlight=False)
         rows, asked = sweep.sweep(study, base, folder, len(expected), console)
-        written = report.write(study.report(base, rows), rows, folder)
+        written = report.write(study.report(base, rows), f"{len(rows)} runs", folder)
         console.print(f"{len(rows)} runs; {written}", highlight=False)
         if asked:
             console.print(f"stopped by {asked.name}, the same command goes on", highlight=False)

@@ -3,14 +3,12 @@
 import base64
 import html
 import io
-from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from trimask.core.files import replacing
 from trimask.studies.base import Report
-from trimask.studies.table import Row
 
 PAGE, DPI = "report.html", 150
 STYLE = """
@@ -21,14 +19,14 @@ text-align: left } figure { display: inline-block; margin: 0 } img { width: 28re
 """
 
 
-def write(report: Report, rows: Sequence[Row], folder: Path) -> str:
-    """Write a report into the folder of its study; returns a line that says where it is."""
+def write(report: Report, made_of: str, folder: Path) -> str:
+    """Write a report into the folder of its study; returns a line that says where it is. `made_of`: "12 runs"."""
     pictures = {name: _png(figure) for name, figure in report.plots.items()}
     for name, content in pictures.items():
         with replacing(folder / f"{name}.png") as temporary:
             temporary.write_bytes(content)
     with replacing(folder / PAGE) as temporary:
-        temporary.write_text(page(report, len(rows), pictures))
+        temporary.write_text(page(report, made_of, pictures))
     return f"report in {folder / PAGE}" + "".join(f"\n  {line}" for line in report.findings)
 
 
@@ -38,12 +36,12 @@ def _png(figure: Figure) -> bytes:
     return out.getvalue()
 
 
-def page(report: Report, runs: int, pictures: dict[str, bytes]) -> str:
+def page(report: Report, made_of: str, pictures: dict[str, bytes]) -> str:
     """The whole page."""
     e = html.escape
     parts = [
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{e(report.title)}</title><style>{STYLE}</style>",
-        f"<h1>{e(report.title)}</h1><p>{runs} runs.</p>",
+        f"<h1>{e(report.title)}</h1><p>{e(made_of)}.</p>",
         *(f"<p>{e(line)}</p>" for line in report.findings),
     ]
     for name, content in pictures.items():

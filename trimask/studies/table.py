@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from trimask.core.errors import DataError
+from trimask.core.files import append_json, whole_lines
 
 TABLE = "table.jsonl"
 
@@ -62,24 +62,14 @@ def total(bounds: Mapping[str, Mapping[str, float]]) -> float:
 
 
 def append(folder: Path, row: Row) -> None:
-    """Add a row, so that a kill leaves it whole or not there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    line = json.dumps(asdict(row))
-    with (folder / TABLE).open("r+" if (folder / TABLE).exists() else "w+") as f:
-        # A line that a kill cut short is written over.
-        text = f.read()
-        f.seek(len(text[: text.rfind("\n") + 1].encode()))
-        f.truncate()
-        f.write(f"{line}\n")
-        f.flush()
-        os.fsync(f.fileno())
+    """Add a row."""
+    append_json(folder / TABLE, asdict(row))
 
 
 def read(folder: Path) -> list[Row]:
     """All finished rows, in the order in which they ended. Raises `DataError` for a line that is no row."""
     path = folder / TABLE
-    lines = path.read_text().split("\n") if path.exists() else []
-    return [_row(path, number, line) for number, line in enumerate(lines[:-1], 1)]
+    return [_row(path, number, line) for number, line in enumerate(whole_lines(path), 1)]
 
 
 def _row(path: Path, number: int, line: str) -> Row:

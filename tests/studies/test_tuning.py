@@ -1,0 +1,187 @@
+"""`trimask tune`: what is counted, what beats what, and a whole search on a small model."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import chz
+import pytest
+
+import trimask
+from tests.hub import tiny
+from trimask.core.errors import DataError, UsageError
+from trimask.core.item import Item
+from trimask.data.readers.detect import read as read_source
+from trimask.data.readers.source import parse
+from trimask.diffusion.samplers import RandomOrder
+from trimask.diffusion.settings import Settings
+from trimask.evaluation.image import SceneDrawing
+from trimask.evaluation.sets import EvaluationSet
+from trimask.evaluation.table import Result
+from trimask.evaluation.writing import Cloze
+from trimask.hub.defaults import BALANCED, settings_json
+from trimask.hub.model import Model
+from trimask.studies import tuning
+from trimask.studies.presets import BEST, FAST, Trial, defaults_of, finalists, frontier, presets, report_of, said
+from trimask.studies.tuning import QUALITY, TuneConfig, counted, space, tunable, tune
+
+SMALL = TuneConfig(trials=4, items=2, finalists=3, final=3)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return trimask.load(tiny.save(tmp_path_factory.mktemp("tuned") / "tiny"), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def scenes() -> EvaluationSet:
+    items = [i for i in read_source(parse("world:scenes?split=validation&limit=6")) if isinstance(i, Item)]
+    return EvaluationSet("scenes", "validation", items)
+
+
+def trial(quality: float, cost: float, error: float = 0.01, final: bool = False, **options) -> Trial:
+    settings = settings_json(Settings(RandomOrder(steps=int(cost)), temperature=quality))
+    return Trial("text>image", "x", options, settings, final, 8, "right", quality, error, cost, cost, 0.1)
+
+
+def test_a_trial_that_a_cheaper_one_matches_is_beaten():
+    a, b, c, d = trial(0.5, 4), trial(0.4, 8), trial(0.5, 16), trial(0.6, 32)
+    assert frontier([d, c, b, a]) == [a, d]
+    assert frontier([a, replace(a, cost=5.0)]) == [a]
+    # 0.1 is three standard errors of the difference of a and b, and seven tenths of those of e and a.
+    e = replace(b, error=0.14)
+    assert frontier([a, b, d], slack=1.0) == [a, d]
+    assert frontier([a, e, d], slack=1.0) == [a, e, d]
+
+
+def test_finalists_are_the_best_the_quick_and_the_frontier():
+    own = trial(0.3, 64)
+    edge = [trial(0.1 * n, 2.0**n, steps=n) for n in range(1, 8)]
+    dull = [trial(0.05, 100.0, steps=9), trial(0.65, 120.0, steps=10)]
+    found = finalists([own, *edge, *dull], 4, fewer=4)
+    assert found[0] is own and len(found) == 5
+    assert edge[-1] in found and edge[4] in found and edge[0] in found
+    few = finalists([own, edge[-1], dull[1]], 4, fewer=4)
+    assert {id(t) for t in few} == {id(own), id(edge[-1]), id(dull[1])}
+
+
+@pytest.mark.parametrize(
+    "qualities, expected",
+    [
+        ({4: 0.79, 16: 0.8, 64: 0.81}, (4, 4, 64)),
+        ({4: 0.7, 16: 0.8, 64: 0.81}, (16, 16, 64)),
+        ({4: 0.7, 16: 0.75, 32: 0.8, 64: 0.81}, (16, 32, 64)),
+        ({32: 0.8, 64: 0.83}, (64, 64, 64)),
+        ({4: 0.9, 64: 0.83}, (4, 4, 4)),
+    ],
+)
+def test_presets_by_hand(qualities: dict, expected: tuple):
+    chosen = presets([trial(q, cost) for cost, q in qualities.items()], fewer=4, loss=0.02)
+    assert tuple(chosen[n].cost for n in (FAST, BALANCED, BEST)) == expected
+
+
+def test_defaults_keep_what_was_not_tuned_and_say_what_was_measured(model):
+    own = {"fast": {"text": Settings(RandomOrder())}}
+    before = replace(model.bundle.defaults, measured={"text": {"metric": "x"}}, presets=own)
+    finals = [trial(0.79, 4, final=True), trial(0.81, 64, final=True)]
+    made = defaults_of(before, [[trial(0.9, 1), *finals]], fewer=4, loss=0.02)
+    assert made.settings == {**before.settings, "text>image": Settings(RandomOrder(steps=4), temperature=0.79)}
+    assert set(made.presets) == {FAST, BEST} and set(made.presets["fast"]) == {"text", "text>image"}
+    assert made.presets["best"]["text>image"].sampler == RandomOrder(steps=64)
+    assert made.measured["text"] == {"metric": "x"}
+    assert made.measured["text>image"]["best"] == {
+        "quality": 0.81, "error": 0.01, "passes": 64.0, "cost": 64.0, "seconds": 0.1
+    }  # fmt: skip
+    report = report_of([[trial(0.9, 1), *finals]], 4, 0.02)
+    assert report.tables[0][2][0][:3] == ["the model's own", "fast balanced", "0.790 +- 0.010"]
+    assert said({"steps": 4, "top_p": 0.9}) == "--steps 4 --top-p 0.9"
+
+
+@pytest.mark.parametrize(
+    "options, passes, cost",
+    [
+        ({"guidance": 0.0, "steps": 4}, 4, 4),
+        ({"guidance": 1.0, "steps": 4}, 8, 8),
+        ({"guidance": "1@0-0.4", "steps": 4}, 6, 6),
+        ({"guidance": 0.0, "steps": 4, "cache": "changed:every=1"}, 4, 4),
+        ({"guidance": 1.0, "steps": 4, "cache": "changed"}, 8, None),
+    ],
+)
+def test_passes_and_positions_are_counted(model, options, passes, cost):
+    with counted(model) as counter:
+        model.image(["a red circle", "a blue star", "a red star"], **options)
+    assert counter.passes == 3 * passes
+    if cost is None:
+        assert 3 * 2 < counter.cost < 3 * passes
+    else:
+        assert counter.cost == pytest.approx(3 * cost)
+    assert model.runner.engine.denoiser is not counter
+
+
+def test_quality_is_one_at_best_and_wants_variety():
+    rates = {"word error rate, generated speech": Result("word error rate, generated speech", 1.2, 5, 0.1)}
+    task, quality = QUALITY[tuning.Speaking]
+    assert (task, quality(rates).value, quality(rates).error) == ("text>speech", 0.0, 0.1)
+    written = {
+        "sampled words in the training vocabulary": Result("sampled words in the training vocabulary", 0.9, 5, 0.1),
+        "distinct 2-grams": Result("distinct 2-grams", 0.4, 5, reference=0.8),
+    }
+    found = QUALITY[tuning.Writing][1](written)
+    assert (found.value, found.error) == (pytest.approx(0.45), pytest.approx(0.05))
+    written["distinct 2-grams"] = Result("distinct 2-grams", 0.9, 5, reference=0.8)
+    assert QUALITY[tuning.Writing][1](written).value == 0.9
+
+
+@pytest.mark.parametrize("task, grid", [("text>image", "plane"), ("text", "line"), ("text>speech", "frames")])
+def test_all_that_is_tried_is_possible(model, scenes, task, grid, tmp_path: Path):
+    """Every sampler with every other option at some value."""
+    search = tuning._Search(model, SceneDrawing(scenes), SMALL, tmp_path, (), tuning.Console())
+    search.task, search.modality = task, {"plane": "image", "line": "text", "frames": "audio"}[grid]
+    options = space(task, grid)
+    assert ("guidance" in options) is (">" in task)
+    for name, values in options.items():
+        for value in values:
+            assert isinstance(search.settings({name: value}), Settings)
+
+
+def test_a_search_keeps_trials_goes_on_and_makes_presets(model, scenes, tmp_path: Path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    sections, facts = [SceneDrawing(scenes), Cloze(scenes)], {"model": "m", "sources": ["scenes"]}
+    made = tune(model, sections, whole, SMALL, facts)
+    trials = tuning.read(whole)
+    assert sum(not t.final for t in trials) == 4 and 3 <= sum(t.final for t in trials) <= 4
+    assert trials[0].options == {} and trials[0].settings == settings_json(
+        model.bundle.defaults.of("text>image", "image", {})
+    )
+    assert len({json.dumps(t.settings) for t in trials if not t.final}) == 4
+    assert {t.items for t in trials if t.final} == {3}
+    assert set(made.presets) == {FAST, BEST} and made.measured["text>image"]["data"] == "scenes: drawing"
+    assert json.loads((whole / "sampling.json").read_text())["presets"]["best"]["text>image"]
+    assert (whole / "text-to-image.png").exists() and "--steps" in (whole / "report.html").read_text()
+    # The same call has nothing left to do, whatever defaults the model has by now.
+    assert tune(model.sampled(made), sections, whole, SMALL, facts) == made
+    assert tuning.read(whole) == trials
+    # A search that was cut off in the middle of a line makes the same trials.
+    cut.mkdir()
+    lines = (whole / "trials.jsonl").read_text().splitlines(keepends=True)
+    (cut / "trials.jsonl").write_text(lines[0] + lines[1] + lines[2][:40])
+    tune(model, sections, cut, SMALL, facts)
+    timeless = [[{**asdict(t), "seconds": 0} for t in tuning.read(folder)] for folder in (whole, cut)]
+    assert timeless[0] == timeless[1]
+    # More trials are added to those that are there.
+    tune(model, sections, cut, chz.replace(SMALL, trials=5), facts)
+    assert sum(not t.final for t in tuning.read(cut)) == 5
+
+
+def test_what_does_not_fit_is_refused(model, scenes, tmp_path: Path):
+    with pytest.raises(UsageError, match="no task of only=text>speech can be tuned for"):
+        tunable([SceneDrawing(scenes)], chz.replace(SMALL, only=("text>speech",)))
+    with pytest.raises(UsageError, match="at least three trials"):
+        TuneConfig(trials=2)
+    tune(model, [SceneDrawing(scenes)], tmp_path, SMALL, {"model": "m"})
+    with pytest.raises(UsageError, match="holds trials with another model; choose another --out"):
+        tune(model, [SceneDrawing(scenes)], tmp_path, SMALL, {"model": "n"})
+    with (tmp_path / "trials.jsonl").open("a") as f:
+        f.write('{"task": 3}\n')
+    with pytest.raises(DataError, match=r"trials\.jsonl, line \d+ is not a trial"):
+        tuning.read(tmp_path)
