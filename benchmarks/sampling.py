@@ -95,8 +95,10 @@ def measure(shape: Shape, rounds: int) -> dict[str, dict]:
         for name, (sampler, guidance) in orders(shape.steps).items():
             timed.seconds, timed.calls = 0.0, 0
             started = time.process_time()
-            for _ in steps(engine, canvas, {"text": Settings(sampler, guidance=guidance)}, turn, ends_BL=no_ends_BL):
-                pass
+            settings = {"text": Settings(sampler, guidance=guidance)}
+            with timed.model.frozen():
+                for _ in steps(engine, canvas, settings, turn, ends_BL=no_ends_BL):
+                    pass
             whole = time.process_time() - started
             if turn:  # the first is a warm-up
                 found.setdefault(name, []).append((whole, whole - timed.seconds, timed.calls))

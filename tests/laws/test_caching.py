@@ -246,3 +246,21 @@ def test_a_state_whose_cache_has_gone_on_cannot_be_stepped_again():
         with pytest.raises(UsageError, match="has gone on with a later state"):
             act()
     engine.step(later)
+
+
+@each_layout
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@torch.inference_mode()
+def test_what_is_made_of_frozen_weights_once_is_the_same(layout, dtype):
+    network = model(vocabulary(layout))
+    network.dtype = dtype
+    canvas = composed(network, item(0), item(1))
+    asked = queries(canvas, canvas.maskable_BL, network.vocabulary)
+    asked += queries(canvas, canvas.maskable_BL, network.vocabulary, ends=False)
+    plain = network(canvas, asked)
+    with network.frozen(), network.frozen():
+        for _ in range(2):
+            assert all(torch.equal(a, b) for a, b in zip(plain, network(canvas, asked), strict=True))
+    for p in network.parameters():
+        p.mul_(0.5)
+    assert not any(torch.equal(a, b) for a, b in zip(plain, network(canvas, asked), strict=True))

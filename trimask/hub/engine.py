@@ -5,7 +5,7 @@ its result does not depend on what else is in its batch (same machine, dtype and
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -98,7 +98,7 @@ class Runner:
     """Completes and scores rows with one placed model."""
 
     def __init__(self, placed: Placed, vocabulary: Vocabulary, weaker: Placed | None = None):
-        self.placed, self.vocabulary = placed, vocabulary
+        self.placed, self.vocabulary, self.weaker = placed, vocabulary, weaker
         self.engine = Engine(placed, vocabulary, weaker)
 
     def complete(
@@ -135,13 +135,22 @@ class Runner:
     ) -> Canvas:
         """A canvas with its masked targets filled; one of known length does not end, a sound has a frame."""
         ends_BL = endings(canvas, self.vocabulary)
-        return sample(self.engine, canvas, settings, seed, keys, ends_BL, negative, on_step)
+        with self._frozen():
+            return sample(self.engine, canvas, settings, seed, keys, ends_BL, negative, on_step)
+
+    @contextmanager
+    def _frozen(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for placed in (self.placed, self.weaker):
+                if placed is not None:
+                    stack.enter_context(placed.model.frozen())
+            yield
 
     def bounds(self, rows: Sequence[Row], plan: Plan, draws: int, seed: int) -> list[Bound]:
         """The bound of each row's targets; see `diffusion.bounds.bounds`."""
         found: dict[int, Bound] = {}
         shown = [Row(tuple(_shown(s) for s in r.segments), r.key, r.draw) for r in rows]
-        with torch.inference_mode():
+        with self._frozen(), torch.inference_mode():
             for _, composer, numbers in self._groups(shown, len(shown)):
                 tokens = SCORED if self.placed.device.type == "cpu" else 16 * SCORED
                 batch = max(1, tokens // composer.tokens)

@@ -3,7 +3,9 @@
 A block sees positions as (B, P, D), or as (N, D) where only some of them are computed (`model.recall`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -11,15 +13,46 @@ from torch import Tensor, nn
 
 from trimask.model.config import ModelConfig
 
+T = TypeVar("T")
 
-class Linear(nn.Linear):
+
+class Freezable(nn.Module):
+    """A module that makes something of its weights alone at every call, or once while they do not change."""
+
+    _made: dict[Hashable, object] | None = None
+
+    def once(self, name: Hashable, make: Callable[[], T]) -> T:
+        """What `make` returns, the first time over while frozen."""
+        if self._made is None:
+            return make()
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]  # pyright: ignore[reportReturnType]
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Within it the weights do not change, and no gradient is taken: what is made of them alone is made once."""
+    mine = [m for m in model.modules() if isinstance(m, Freezable) and m._made is None]
+    try:
+        for module in mine:
+            module._made = {}
+        yield
+    finally:
+        for module in mine:
+            module._made = None
+
+
+class Linear(nn.Linear, Freezable):
     """A bias-free linear map whose fp32 weight is cast to the dtype of its input."""
 
     def __init__(self, fan_in: int, fan_out: int):
         super().__init__(fan_in, fan_out, bias=False)
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.linear(input, self.weight.to(input.dtype))
+        if input.dtype == self.weight.dtype:
+            return F.linear(input, self.weight)
+        return F.linear(input, self.once(input.dtype, lambda: self.weight.to(input.dtype)))
 
 
 class RMSNorm(nn.Module):

@@ -1,7 +1,7 @@
 """The network: canvas and queries in, logits out; and all of its initialisation."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import pairwise
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from trimask.core.canvas import Canvas, Query
 from trimask.core.memory import Memory
 from trimask.core.modality import Vocabulary
-from trimask.model.block import Block, Linear, RMSNorm, everywhere, rope_table
+from trimask.model.block import Block, Freezable, Linear, RMSNorm, everywhere, frozen, rope_table
 from trimask.model.config import ModelConfig
 from trimask.model.recall import Fresh, stale
 from trimask.model.timing import Timing
@@ -33,7 +33,7 @@ def attention_mask(segment_BP: Tensor, sees_BGG: Tensor) -> Tensor:
     return (allowed_BPP | own).unsqueeze(1)
 
 
-class IdTable(nn.Module):
+class IdTable(Freezable):
     """A vector for every id (V, D). A code that is made of digits adds their vectors to its own.
 
     A code of finite scalar quantization is a number whose digits are the levels of its dimensions. Codes
@@ -61,6 +61,9 @@ class IdTable(nn.Module):
         Take them once a forward pass: the gradient of one split is one concatenation, that of a slice
         is a table of zeros.
         """
+        return self.once("pieces", self._pieces)
+
+    def _pieces(self) -> dict[int, Tensor]:
         cut = self.weight.split([end - first for first, end in self.ranges])
         out = {}
         for number, ((first, _), columns, own) in enumerate(zip(self.ranges, self.columns, cut, strict=True)):
@@ -68,11 +71,15 @@ class IdTable(nn.Module):
             out[first] = own + has @ self.digits[columns] if has.shape[1] else own
         return out
 
+    def whole(self, pieces: Mapping[int, Tensor]) -> Tensor:
+        """All rows, of their pieces."""
+        return self.once("whole", lambda: torch.cat([*pieces.values()]))
+
     def forward(self) -> Tensor:
-        return torch.cat([*self.pieces().values()])
+        return self.whole(self.pieces())
 
 
-class PlaceTable(nn.Module):
+class PlaceTable(Freezable):
     """What the place of a code within its patch adds to its vector: a linear map of it, another for each place.
 
     The codes of a patch share their ids and are summed; without it nothing would say which one is where.
@@ -100,15 +107,18 @@ class PlaceTable(nn.Module):
 
         `pieces` are those of the table of ids, `dtype` is that of the products.
         """
-        last = max(pieces)
-        hidden = pieces[last][self.mask - last : self.mask - last + 1]
-        ids = {start: torch.cat([pieces[start], hidden]).to(dtype) for start in {row.start for _, row in self.places}}
-        blocks = [self.maps[str(a)](ids[row.start]) for a, row in self.places]
-        rows = torch.cat([*blocks, blocks[0].new_zeros(1, blocks[0].shape[1])]).float()
+        rows = self.once(dtype, lambda: self._rows(pieces, dtype))
         ids_BL, alphabet_BL = canvas.ids_BL, canvas.alphabet_BL + 1
         hidden_BL = self.hidden[alphabet_BL]
         shown_BL = torch.where(hidden_BL < self.zero, ids_BL + self.shift[alphabet_BL], self.zero)
         return F.embedding(torch.where(ids_BL == self.mask, hidden_BL, shown_BL), rows)
+
+    def _rows(self, pieces: Mapping[int, Tensor], dtype: torch.dtype) -> Tensor:
+        last = max(pieces)
+        hidden = pieces[last][self.mask - last : self.mask - last + 1]
+        ids = {start: torch.cat([pieces[start], hidden]).to(dtype) for start in {row.start for _, row in self.places}}
+        blocks = [self.maps[str(a)](ids[row.start]) for a, row in self.places]
+        return torch.cat([*blocks, blocks[0].new_zeros(1, blocks[0].shape[1])]).float()
 
 
 class Embedding(nn.Module):
@@ -127,7 +137,7 @@ class Embedding(nn.Module):
     def forward(self, canvas: Canvas, dtype: torch.dtype = torch.float32) -> Tensor:
         """The residual stream's first value (B, P, D). `dtype` is that of the maps of places."""
         pieces = self.token.pieces()
-        x_BLD = F.embedding(canvas.ids_BL, torch.cat([*pieces.values()]))
+        x_BLD = F.embedding(canvas.ids_BL, self.token.whole(pieces))
         x_BLD = x_BLD + self.kind(canvas.kind_BL) + self.alphabet(canvas.alphabet_BL + 1)
         if not self.stacked:
             return x_BLD
@@ -145,7 +155,7 @@ def slots(canvas: Canvas) -> Tensor:
     return (canvas.slot_BL + first[:, None]).flatten()
 
 
-class Head(nn.Module):
+class Head(Freezable):
     """Output weights, applied to the queried positions and to their alphabet's ids only.
 
     Where levels are stacked, or the codes of a patch, one hidden vector predicts several codes: each level or
@@ -182,20 +192,25 @@ class Head(nn.Module):
         table = self.table or tied
         assert table is not None
         pieces = table.pieces()
-        whole = [torch.cat([*pieces.values()])] * len(queries) if joint else None
-        tables = whole or [self._scored(pieces, q) for q in queries]
+        dtype = x_ND[0].dtype if x_ND else torch.float32
+        whole = [table.whole(pieces).to(dtype)] * len(queries) if joint else None
+        tables = whole or [self._scored(pieces, q, dtype) for q in queries]
         return [
-            self._scaled(F.linear(self.hidden(x, q.alphabet), table.to(x.dtype)).float())
+            self._scaled(F.linear(self.hidden(x, q.alphabet), table).float())
             for x, q, table in zip(x_ND, queries, tables, strict=True)
         ]
 
     def _scaled(self, logits_NA: Tensor) -> Tensor:
         return logits_NA if self.scale == 1.0 else self.scale * logits_NA
 
-    def _scored(self, pieces: dict[int, Tensor], query: Query) -> Tensor:
+    def _scored(self, pieces: dict[int, Tensor], query: Query, dtype: torch.dtype) -> Tensor:
         """Rows of the codes of an alphabet and, where they can occur, of END and of FILL."""
         row = self.vocabulary.alphabets[query.alphabet]
-        return torch.cat([pieces[row.start], pieces[row.end][:2]]) if query.ends else pieces[row.start]
+
+        def make() -> Tensor:
+            return (torch.cat([pieces[row.start], pieces[row.end][:2]]) if query.ends else pieces[row.start]).to(dtype)
+
+        return self.once((row.start, query.ends, dtype), make)
 
 
 class Transformer(nn.Module):
@@ -269,6 +284,10 @@ class Transformer(nn.Module):
         memory.ids_BL.copy_(torch.where(seen_BL, canvas.ids_BL, memory.ids_BL))
         slot, rank = slots(canvas), fresh.rank_BP.flatten()
         return self.head([x_ND[rank[slot[q.index_N]]] for q in queries], queries, False, self.embedding.token)
+
+    def frozen(self) -> AbstractContextManager[None]:
+        """Within it weights do not change and no gradient is taken: tables made of them are made once."""
+        return frozen(self)
 
     def compiled(self) -> "Transformer":
         """Compile the blocks (static shapes); embedding and head stay eager."""
