@@ -37,16 +37,34 @@ class Shape:
     depth: int
     width: int
     head_dim: int
-    codes: int
+    codes: tuple[int, ...]
+    """Of text, of pictures, of each of four levels of sound."""
     rows: int
     tokens: int
     steps: int
 
 
 SHAPES: Mapping[str, Shape] = {
-    "small": Shape(depth=4, width=192, head_dim=64, codes=4096, rows=4, tokens=128, steps=16),
-    "pilot": Shape(depth=8, width=1024, head_dim=128, codes=100_000, rows=4, tokens=128, steps=16),
+    "small": Shape(depth=4, width=192, head_dim=64, codes=(4096,), rows=4, tokens=128, steps=16),
+    "nano": Shape(depth=6, width=256, head_dim=64, codes=(4096, 2048, 512), rows=4, tokens=128, steps=16),
+    "pilot": Shape(depth=8, width=1024, head_dim=128, codes=(75_000, 16_384, 2048), rows=4, tokens=128, steps=16),
 }
+
+
+def model_of(shape: Shape) -> Transformer:
+    """A network of random weights."""
+    codes = [*shape.codes, 1, 1]
+    rows = (
+        Modality(name="text", grid="line", codes=codes[0]),
+        Modality(name="image", grid="plane", codes=codes[1]),
+        Modality(name="audio", grid="frames", codes=codes[2], levels=4),
+    )
+    vocabulary = Vocabulary(modalities=rows[: len(shape.codes)])
+    config = ModelConfig(
+        vocabulary=vocabulary, depth=shape.depth, width=shape.width, head_dim=shape.head_dim, base_width=shape.width,
+        base_depth=shape.depth, head_std=0.1,
+    )  # fmt: skip
+    return Transformer(config).eval()
 
 
 def orders(count: int) -> dict[str, tuple[Sampler, float]]:
@@ -83,13 +101,10 @@ def blank(vocabulary: Vocabulary, shape: Shape) -> Canvas:
 
 def measure(shape: Shape, rounds: int) -> dict[str, dict]:
     """Order -> milliseconds of a step, the share outside of the model, passes and tokens a second."""
-    vocabulary = Vocabulary(modalities=(Modality(name="text", grid="line", codes=shape.codes),))
-    config = ModelConfig(
-        vocabulary=vocabulary, depth=shape.depth, width=shape.width, head_dim=shape.head_dim, base_width=shape.width,
-        base_depth=shape.depth, head_std=0.1,
-    )  # fmt: skip
-    timed, canvas = Timed(Transformer(config).eval()), blank(vocabulary, shape)
-    engine, no_ends_BL = Engine(timed, vocabulary), torch.zeros_like(canvas.maskable_BL)
+    timed = Timed(model_of(shape))
+    vocabulary = timed.model.vocabulary
+    canvas, engine = blank(vocabulary, shape), Engine(timed, vocabulary)
+    no_ends_BL = torch.zeros_like(canvas.maskable_BL)
     found: dict[str, list[tuple[float, float, int]]] = {}
     for turn in range(rounds + 1):
         for name, (sampler, guidance) in orders(shape.steps).items():
