@@ -232,6 +232,14 @@ def test_two_parts_of_a_set_are_kept_apart(trimask, here: Path, bundle: Path):
         ("own:validation: captions", "validation"),
         ("own:test: captions", "test"),
     }
+    assert trimask("evaluate", bundle, "own:validation", "own:test", *settings).out.count("kept") == 2
+    sampled = json.loads((bundle / "sampling.json").read_text())
+    try:
+        changed = {**sampled, "voice": "anna"}
+        (bundle / "sampling.json").write_text(json.dumps(changed))
+        assert "kept" not in trimask("evaluate", bundle, "own:validation", "own:test", *settings).out
+    finally:
+        (bundle / "sampling.json").write_text(json.dumps(sampled))
     twice = trimask("evaluate", bundle, "own:test", "own:test", *settings)
     assert (twice.code, twice.err.count("\n")) == (2, 1) and "two sets" in twice.err
 

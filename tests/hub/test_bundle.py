@@ -166,6 +166,12 @@ def test_the_shipped_model_is_found_in_the_package(
     assert trimask.load("nano", device="cpu").bundle.folder == tmp_path / "nano"
 
 
+def test_courses_and_caches_may_be_written_as_on_the_command_line():
+    text = {"sampler": {"name": "random-order"}, "guidance": "1:3", "temperature": 0.5, "cache": "changed:every=8"}
+    found = defaults.from_json({"settings": {"image": text}}, "here").settings["image"]
+    assert (found.guidance, found.temperature, found.cache) == (Course(1.0, 3.0), 0.5, Cache(every=8))
+
+
 def test_starting_defaults_survive_json():
     values = json.loads(json.dumps(defaults.to_json(Defaults())))
     assert defaults.from_json(values, "here") == Defaults()
@@ -190,6 +196,7 @@ def test_courses_and_caches_survive_json():
         ({"settings": {"text": {"sampler": {"name": "magic"}}}}, "no sampler is called 'magic'"),
         ({"settings": {"text": {"sampler": {"name": "ancestral", "pace": 3}}}}, "pace"),
         ({"settings": {"text": {"sampler": {"name": "ancestral"}, "cache": {"scope": "dual"}}}}, "no cache is called"),
+        ({"settings": {"text": {"sampler": {"name": "ancestral"}, "cache": 8}}}, "settings of 'text'"),
         ({"settings": {}, "presets": {"fast": 3}}, "each of 'presets', and 'measured' must be objects"),
         ({"settings": {}, "presets": {"fast": {"text": {}}}}, "preset fast, settings of 'text'"),
         ({"settings": {}, "spans": {"text": "long"}}, "'spans'"),
@@ -255,6 +262,8 @@ def test_a_task_goes_before_its_modality():
     table = replace(table, presets={"fast": {"text": Settings(RandomOrder(steps=2))}})
     assert table.of("text", "text", {"preset": "fast"}).sampler == RandomOrder(steps=2)
     assert table.of("text", "text", {"preset": "fast", "steps": 5}).sampler == RandomOrder(steps=5)
+    # A preset of writing is none of describing.
+    assert table.of("image>text", "text", {"preset": "fast"}) == greedy
     assert table.of("text", "text", {"preset": "balanced"}).sampler == RandomOrder()
     with pytest.raises(UsageError, match="no sampling preset 'best'; it has: balanced, fast"):
         table.of("text", "text", {"preset": "best"})

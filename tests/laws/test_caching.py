@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import ClassVar
 
 import chz
 import numpy as np
@@ -17,6 +18,7 @@ from trimask.diffusion.caching import SCOPES, Cache
 from trimask.diffusion.samplers import Blockwise, Confidence, LevelOrdered, RandomOrder, Remasking, Threshold
 from trimask.diffusion.sampling import Engine, sample
 from trimask.diffusion.settings import Course, Settings
+from trimask.model.config import ModelConfig
 from trimask.model.recall import stale
 from trimask.model.transformer import Transformer
 
@@ -62,6 +64,22 @@ class Spy:
     def recall(self, canvas: Canvas, asked: Sequence[Query], memory: Memory, wanted_BL: torch.Tensor):
         self.computed.append(stale(canvas, memory, wanted_BL))
         return self.network.recall(canvas, asked, memory, wanted_BL)
+
+
+class Heard(Spy):
+    """One that keeps all logits, too."""
+
+    logits: ClassVar[list[torch.Tensor]] = []
+
+    def __call__(self, canvas: Canvas, asked: Sequence[Query]) -> list[torch.Tensor]:
+        found = super().__call__(canvas, asked)
+        self.logits.extend(x[: q.count].clone() for x, q in zip(found, asked, strict=True))
+        return found
+
+    def recall(self, canvas: Canvas, asked: Sequence[Query], memory: Memory, wanted_BL: torch.Tensor):
+        found = super().recall(canvas, asked, memory, wanted_BL)
+        self.logits.extend(x[: q.count].clone() for x, q in zip(found, asked, strict=True))
+        return found
 
 
 @each_layout
@@ -131,6 +149,22 @@ def test_the_cache_of_a_condition_that_does_not_look_is_exact(layout, order):
     assert not any((c[:3] & given(canvas)[: len(c)]).any() for c in spy.computed[1:])
 
 
+@each_layout
+def test_so_is_that_of_a_negative_condition(layout):
+    network = model(chz.replace(vocabulary(layout), sight="cached"))
+    canvas = composed(network, *(item(i) for i in range(3)))
+    text = [Segment("text", np.random.default_rng(90 + i).integers(0, 40, 5)) for i in range(3)]
+    other = composed(network, *(Row((t, *item(i).segments[1:]), f"item{i}") for i, t in enumerate(text)))
+    settings = Settings(RandomOrder(steps=6), guidance=2.0)
+    engine, logits = Engine(Heard(network), network.vocabulary), []
+    for cache in (None, Cache("target")):
+        Heard.logits.clear()
+        sample(engine, canvas, same(with_cache(settings, cache), network), 2, negative=other)
+        logits.append([*Heard.logits])
+    assert len(logits[0]) == len(logits[1]) > 6
+    assert max(float((a - b).abs().max()) for a, b in zip(*logits, strict=True)) < 1e-4
+
+
 def computed(settings: Settings) -> list[list[int]]:
     """Which positions of a line of eight tokens each step computes: BOS, the task and the opening lie before them."""
     network = model(vocabulary())
@@ -154,6 +188,20 @@ def test_which_positions_are_computed_with_blocks(scope, expected):
     """Two blocks of four tokens, two steps each."""
     sampler = Blockwise(block=4, inner=RandomOrder(steps=2))
     assert computed(Settings(sampler, cache=Cache(scope))) == [list(r) for r in expected]
+
+
+def test_a_modality_that_is_done_asks_for_no_more():
+    """A picture of one step beside a sound in blocks: everything is computed where a block begins."""
+    network = model(vocabulary())
+    picture = Segment("image", np.zeros((3, 4), np.int32), target=True, hidden=True)
+    hidden = np.repeat(np.arange(7)[:, None] < 6, 2, axis=1)
+    speech = Segment("speech", np.zeros((6, 2), np.int32), target=True, hidden=hidden)
+    canvas, spy = composed(network, Row((picture, speech))), Spy(network)
+    sound = Settings(Blockwise(block=3, inner=RandomOrder(steps=2)), cache=Cache("block"))
+    settings = {**same(Settings(RandomOrder(steps=1), cache=Cache("block")), network), "audio": sound}
+    sample(Engine(spy, network.vocabulary), canvas, settings, ends_BL=canvas.maskable_BL & False)
+    everything = int((canvas.segment_BP >= 0).sum())
+    assert [int(c.sum()) == everything for c in spy.computed] == [True, False] * 4
 
 
 def test_from_left_to_right_a_step_computes_two_positions():
@@ -184,6 +232,30 @@ def test_a_row_with_a_cache_is_bit_identical_in_any_batch(scope, order):
         assert torch.equal(alone.ids_BL[0], batch.ids_BL[i])
         plain = sample(engine, composed(network, rows[i]), same(with_cache(cached, None), network), 3, [i])
         assert torch.equal(mixed.ids_BL[i], (alone if i % 2 else plain).ids_BL[0])
+
+
+@torch.inference_mode()
+def test_logits_of_a_row_do_not_depend_on_how_much_is_computed_of_others():
+    """Heads of 64, as models have: a fused kernel may round a handful of queries differently."""
+    v = vocabulary("shipped")
+    config = ModelConfig(vocabulary=v, depth=2, width=128, head_dim=64, base_depth=2, base_width=128, head_std=0.5)
+    network = Transformer(config, seed=1).eval()
+    canvas = composed(network, item(0), item(1))
+    alone = canvas.rows([0])
+    where = canvas.maskable_BL & (canvas.ids_BL == v.mask)
+    for few in range(1, 6):
+        for many in (1, 2, 7, 12, 17):
+            logits = []
+            for at, picked in ((alone, [few]), (canvas, [few, many])):
+                memory = network.memory(at, len(picked))
+                network.recall(at, queries(at, where[: len(picked)], v), memory, where[: len(picked)])
+                wanted = torch.zeros_like(where[: len(picked)])
+                for row, n in enumerate(picked):
+                    wanted[row, where[row].nonzero().flatten()[:n]] = True
+                asked = queries(at, wanted & (torch.arange(len(picked)) == 0)[:, None], v)
+                found = network.recall(at, asked, memory, wanted)
+                logits.append([x[: q.count] for x, q in zip(found, asked, strict=True)])
+            assert all(torch.equal(a, b) for a, b in zip(*logits, strict=True)), (few, many)
 
 
 @pytest.mark.parametrize("guidance", [0.0, 1.0])

@@ -3,25 +3,28 @@
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import cast
 
 import chz
 import pytest
 
 import trimask
 from tests.hub import tiny
-from trimask.core.errors import DataError, UsageError
+from trimask.core.errors import DataError, TrainingError, UsageError
 from trimask.core.item import Item
 from trimask.data.readers.detect import read as read_source
 from trimask.data.readers.source import parse
 from trimask.diffusion.samplers import RandomOrder
 from trimask.diffusion.settings import Settings
-from trimask.evaluation.image import SceneDrawing
+from trimask.evaluation.image import ClassDrawing, SceneDrawing
+from trimask.evaluation.judges import Judge
 from trimask.evaluation.sets import EvaluationSet
 from trimask.evaluation.table import Result
-from trimask.evaluation.writing import Cloze
+from trimask.evaluation.writing import Cloze, Writing
 from trimask.hub.defaults import BALANCED, settings_json
 from trimask.hub.model import Model
 from trimask.studies import tuning
+from trimask.studies.conduct import held
 from trimask.studies.presets import BEST, FAST, Trial, defaults_of, finalists, frontier, presets, report_of, said
 from trimask.studies.tuning import QUALITY, TuneConfig, counted, space, tunable, tune
 
@@ -73,11 +76,18 @@ def test_finalists_are_the_best_the_quick_and_the_frontier():
         ({4: 0.7, 16: 0.75, 32: 0.8, 64: 0.81}, (16, 32, 64)),
         ({32: 0.8, 64: 0.83}, (64, 64, 64)),
         ({4: 0.9, 64: 0.83}, (4, 4, 4)),
+        ({4: 0.3, 12: 0.3, 64: 0.83}, (4, 64, 64)),
     ],
 )
 def test_presets_by_hand(qualities: dict, expected: tuple):
     chosen = presets([trial(q, cost) for cost, q in qualities.items()], fewer=4, loss=0.02)
     assert tuple(chosen[n].cost for n in (FAST, BALANCED, BEST)) == expected
+
+
+def test_fast_is_not_what_balanced_beats():
+    cached = replace(trial(0.79, 64), cost=10.0)
+    chosen = presets([trial(0.8, 64), cached, trial(0.6, 16)], fewer=4, loss=0.02)
+    assert chosen[FAST] is chosen[BALANCED] is cached
 
 
 def test_defaults_keep_what_was_not_tuned_and_say_what_was_measured(model):
@@ -130,25 +140,36 @@ def test_quality_is_one_at_best_and_wants_variety():
     assert (found.value, found.error) == (pytest.approx(0.45), pytest.approx(0.05))
     written["distinct 2-grams"] = Result("distinct 2-grams", 0.9, 5, reference=0.8)
     assert QUALITY[tuning.Writing][1](written).value == 0.9
+    assert QUALITY[tuning.Writing][1]({"words in samples": Result("words in samples", 0, 5)}).value == 0
 
 
-@pytest.mark.parametrize("task, grid", [("text>image", "plane"), ("text", "line"), ("text>speech", "frames")])
-def test_all_that_is_tried_is_possible(model, scenes, task, grid, tmp_path: Path):
-    """Every sampler with every other option at some value."""
-    search = tuning._Search(model, SceneDrawing(scenes), SMALL, tmp_path, (), tuning.Console())
-    search.task, search.modality = task, {"plane": "image", "line": "text", "frames": "audio"}[grid]
-    options = space(task, grid)
-    assert ("guidance" in options) is (">" in task)
+def test_a_section_that_cannot_judge_variety_is_left_out(scenes, capsys):
+    sections = [SceneDrawing(scenes), Writing(scenes, 4), Writing(replace(scenes, train=scenes.items), 4)]
+    assert tunable(sections, SMALL) == [sections[0], sections[2]]
+    assert "scenes: writing is left out: without a train part" in capsys.readouterr().out
+    judge = cast(Judge, None)
+    few = [ClassDrawing(replace(scenes, train=scenes.items, validation=scenes.items[:n]), judge) for n in (5, 6)]
+    assert tunable(few, SMALL) == few[1:]
+
+
+@pytest.mark.parametrize("kind, grid", [("image", "plane"), ("text", "line"), ("speech", "frames")])
+def test_every_value_that_is_tried_can_be_sampled(model, kind, grid):
+    options = space(f"text>{kind}" if kind != "text" else kind, grid)
+    assert ("guidance" in options) is (kind != "text")
+    make = {"image": lambda o: model.image("a red star", **o), "text": lambda o: model.text("a", length=8, **o)}
+    make["speech"] = lambda o: model.speech("seven", seconds=0.2, **o)
     for name, values in options.items():
         for value in values:
-            assert isinstance(search.settings({name: value}), Settings)
+            steps = {} if name in ("steps", "sampler") else {"steps": 3}
+            make[kind]({**steps, name: value})
 
 
 def test_a_search_keeps_trials_goes_on_and_makes_presets(model, scenes, tmp_path: Path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     sections, facts = [SceneDrawing(scenes), Cloze(scenes)], {"model": "m", "sources": ["scenes"]}
-    made = tune(model, sections, whole, SMALL, facts)
-    trials = tuning.read(whole)
+    trials = tune(model, sections, whole, SMALL, facts)[0]
+    assert trials == tuning.read(whole)
+    made = defaults_of(model.bundle.defaults, [trials], 4, 0.02)
     assert sum(not t.final for t in trials) == 4 and 3 <= sum(t.final for t in trials) <= 4
     assert trials[0].options == {} and trials[0].settings == settings_json(
         model.bundle.defaults.of("text>image", "image", {})
@@ -159,7 +180,7 @@ def test_a_search_keeps_trials_goes_on_and_makes_presets(model, scenes, tmp_path
     assert json.loads((whole / "sampling.json").read_text())["presets"]["best"]["text>image"]
     assert (whole / "text-to-image.png").exists() and "--steps" in (whole / "report.html").read_text()
     # The same call has nothing left to do, whatever defaults the model has by now.
-    assert tune(model.sampled(made), sections, whole, SMALL, facts) == made
+    assert tune(model.sampled(made), sections, whole, SMALL, facts) == [trials]
     assert tuning.read(whole) == trials
     # A search that was cut off in the middle of a line makes the same trials.
     cut.mkdir()
@@ -168,9 +189,13 @@ def test_a_search_keeps_trials_goes_on_and_makes_presets(model, scenes, tmp_path
     tune(model, sections, cut, SMALL, facts)
     timeless = [[{**asdict(t), "seconds": 0} for t in tuning.read(folder)] for folder in (whole, cut)]
     assert timeless[0] == timeless[1]
-    # More trials are added to those that are there.
-    tune(model, sections, cut, chz.replace(SMALL, trials=5), facts)
-    assert sum(not t.final for t in tuning.read(cut)) == 5
+    # More trials are added to those that are there; those on other numbers of items are no part of the choice.
+    more = tune(model, sections, cut, chz.replace(SMALL, trials=5, final=2), facts)[0]
+    assert sum(not t.final for t in more) == 5 and {t.items for t in more} == {2}
+    assert {t.items for t in tuning.read(cut)} == {2, 3}
+    # Of a set of six no more than six are asked for, and 0 is all of them.
+    full = tune(model, sections, tmp_path / "full", chz.replace(SMALL, trials=3, items=0, final=99), facts)[0]
+    assert {t.items for t in full} == {6} and full[0].passes == trials[0].passes
 
 
 def test_what_does_not_fit_is_refused(model, scenes, tmp_path: Path):
@@ -178,9 +203,13 @@ def test_what_does_not_fit_is_refused(model, scenes, tmp_path: Path):
         tunable([SceneDrawing(scenes)], chz.replace(SMALL, only=("text>speech",)))
     with pytest.raises(UsageError, match="at least three trials"):
         TuneConfig(trials=2)
+    with pytest.raises(UsageError, match=r"loss=-0\.1, fewer=4"):
+        TuneConfig(loss=-0.1)
     tune(model, [SceneDrawing(scenes)], tmp_path, SMALL, {"model": "m"})
     with pytest.raises(UsageError, match="holds trials with another model; choose another --out"):
         tune(model, [SceneDrawing(scenes)], tmp_path, SMALL, {"model": "n"})
+    with held(tmp_path), pytest.raises(TrainingError, match="in use by another study"):
+        tune(model, [SceneDrawing(scenes)], tmp_path, SMALL, {"model": "m"})
     with (tmp_path / "trials.jsonl").open("a") as f:
         f.write('{"task": 3}\n')
     with pytest.raises(DataError, match=r"trials\.jsonl, line \d+ is not a trial"):

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,11 @@ import toy_run
 from safetensors.torch import load_file
 
 from trimask.core.errors import ArtifactError, TrainingError, UsageError
+from trimask.diffusion.samplers import RandomOrder
+from trimask.diffusion.settings import Settings
+from trimask.hub import bundle
 from trimask.hub.bundle import MODELS, TOKENIZERS
+from trimask.hub.defaults import Defaults
 from trimask.optim.optimizer import OptimizerConfig
 from trimask.train import checkpoint, record
 
@@ -183,6 +188,21 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, capsys, name, damage):
     said = capsys.readouterr().out
     assert f"step-00000008 is damaged: {name}" in said and "resuming" in said and "at step 6" in said
     assert all(torch.equal(expected[k], v) for k, v in tensors(run, 8).items())
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_how_a_checkpoint_is_sampled_may_change_and_holds_on(tmp_path, capsys, broken):
+    toy_run.run(tmp_path / "run", 8)
+    before, last = (checkpoint.path(tmp_path / "run" / "checkpoints", n) for n in (6, 8))
+    made = Defaults({"text": Settings(RandomOrder(steps=3))}, {"fast": {}})
+    bundle.write_defaults(before, made)
+    if broken:
+        (before / "sampling.json").write_text("{")
+    shutil.rmtree(last)
+    toy_run.run(tmp_path / "run", 8)
+    said = capsys.readouterr().out
+    assert "damaged" not in said and "at step 6" in said
+    assert bundle.read_defaults(last) == (Defaults() if broken else made)
 
 
 def test_when_all_checkpoints_are_damaged_it_says_so(tmp_path):

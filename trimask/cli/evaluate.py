@@ -91,7 +91,7 @@ def evaluate(
         known,
         loaded.bundle.tokenizers,
         config,
-        facts(loaded),
+        {**facts(loaded), "sampling": _sampling(loaded)},
         training,
         shlex.join(["trimask", *sys.argv[1:]]),
     )
@@ -191,6 +191,16 @@ def facts(model: "Model") -> dict[str, Any]:
     folder = model.bundle.folder
     assert folder is not None
     return {"path": str(folder), "weights": bundle.read_config(folder)["files"][bundle.WEIGHTS]}
+
+
+def _sampling(model: "Model") -> str:
+    """A hash of the model's sampling defaults: with others its sections are run again."""
+    import hashlib
+    import json
+
+    from trimask.hub.defaults import to_json
+
+    return hashlib.sha256(json.dumps(to_json(model.bundle.defaults), sort_keys=True).encode()).hexdigest()
 
 
 def _run_folder(model: "Model") -> Path | None:

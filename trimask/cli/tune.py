@@ -1,7 +1,7 @@
 """`trimask tune`: find out how a model is best sampled, and at what cost."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,6 +9,9 @@ from trimask.cli import options
 from trimask.cli.evaluate import facts, graders, sets_of
 from trimask.cli.options import Device, DType
 from trimask.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from trimask.evaluation.sets import EvaluationSet
 
 WORLD = (
     "world:scenes?split=validation",
@@ -52,7 +55,8 @@ def tune(
 
     from trimask.core.config import configure, split_settings
     from trimask.evaluation.suite import SuiteConfig, own_judges, sections
-    from trimask.hub.bundle import write_defaults
+    from trimask.hub.bundle import read_defaults, write_defaults
+    from trimask.studies.presets import defaults_of
     from trimask.studies.tuning import TuneConfig
     from trimask.studies.tuning import tune as search
 
@@ -63,12 +67,22 @@ def tune(
     loaded = options.load(model, device, dtype)
     named = [*(WORLD if world else ()), *sources]
     known = graders(judges)
-    sets = sets_of(named, items, label, loaded, known)
+    sets = [_halved(s) for s in sets_of(named, items, label, loaded, known)]
     known = own_judges(sets, known, loaded.bundle.tokenizers, out / "judges")
     found = sections(sets, known, loaded.bundle.tokenizers, SuiteConfig())
-    what = {"model": facts(loaded)["weights"], "sources": named, "judges": known.fingerprints}
-    made = search(loaded, found, out, config, what)
+    what = {"model": facts(loaded)["weights"], "sources": named, "records": items, "label": label}
+    trials = search(loaded, found, out, config, {**what, "judges": known.fingerprints})
     folder = loaded.bundle.folder
     if write and folder is not None:
-        write_defaults(folder, made)
+        # What has changed there meanwhile stays.
+        write_defaults(folder, defaults_of(read_defaults(folder), trials, config.fewer, config.loss))
         options.note(f"written: {folder / 'sampling.json'}")
+
+
+def _halved(one: "EvaluationSet") -> "EvaluationSet":
+    """A set of classes without further real items: every second of its own says how varied those are."""
+    from dataclasses import replace
+
+    if one.validation or not one.train or one.kinds == {"text"}:
+        return one
+    return replace(one, items=one.items[::2], validation=one.items[1::2])

@@ -219,13 +219,14 @@ class Engine:
         """The models bound to what they remember and to what they compute now; the memory of the next state."""
         recall.unspent()
         needs = [turn.computed(state, recall, turn.part.settings.cache) for turn in turns if turn.part.settings.cache]
-        asked_BL, more_BL = (torch.stack([n[k] for n in needs]).any(0) for k in (0, 1))
-        whole_B1 = torch.stack([n[2] for n in needs]).any(0)[:, None]
+        tokens_BL, targets_B1, whole_B1 = (torch.stack(part).any(0) for part in zip(*needs, strict=True))
         # Of rows of which nothing is asked nothing is computed.
-        live_B1 = asked_BL.any(1, keepdim=True)
+        live_B1 = torch.stack([turn.asked_BL for turn in turns]).any(0).any(1, keepdim=True)
         whole_B1 = whole_B1 & live_B1
-        wanted_BL = (asked_BL | more_BL | whole_B1) & live_B1
-        null_BL = wanted_BL if state.negative is None else state.negative.marked(wanted_BL) | whole_B1
+        wanted_BL = (tokens_BL | (targets(state.canvas) & targets_B1) | whole_B1) & live_B1
+        null_BL = wanted_BL
+        if (other := state.negative) is not None:
+            null_BL = (other.marked(tokens_BL) | (targets(other.canvas) & targets_B1) | whole_B1) & live_B1
         null_BL = null_BL & torch.from_numpy(guided_B).to(null_BL.device)[:, None]
         model = Bound(remembering(self.denoiser), recall.memory, torch.cat([wanted_BL, null_BL]))
         weaker = None
@@ -352,23 +353,20 @@ class _Turn:
         return np.where(self.asked_BL.any(1).cpu().numpy(), at(self.part.settings.guidance, self.progress_B), 0.0)
 
     def computed(self, state: State, recall: Recall, cache: Cache) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens that are scored and tokens that are computed besides, bool (B, L); rows of which all is, bool (B,)."""
+        """Tokens that are computed, bool (B, L); rows of which all targets are, or all positions, bool (B, 1)."""
         mine_BL, ids_BL = self.part.phase_BL >= 0, state.canvas.ids_BL
-        mine_B1 = mine_BL.any(1, keepdim=True)
-        more_BL = torch.zeros_like(mine_BL)
+        mine_B1, tokens_BL = mine_BL.any(1, keepdim=True), self.asked_BL
         if cache.scope == "block":
-            more_BL = self.here_BL
+            tokens_BL = tokens_BL | self.here_BL
         elif cache.scope == "suffix":
-            more_BL = mine_BL & (self.part.phase_BL >= self.phase_B[:, None])
-        elif cache.scope == "target":
-            more_BL = targets(state.canvas) & mine_B1
-        changed_B = (mine_BL & (ids_BL != recall.whole_BL)).sum(1)
-        whole_B = changed_B > cache.after * mine_BL.sum(1)
+            tokens_BL = tokens_BL | (mine_BL & (self.part.phase_BL >= self.phase_B[:, None]))
+        changed_B1 = (mine_BL & (ids_BL != recall.whole_BL)).sum(1, keepdim=True)
+        whole_B1 = changed_B1 > cache.after * mine_BL.sum(1, keepdim=True)
         if cache.by_phase:
-            whole_B = whole_B | ~self.view.filled_BL.any(1)
+            whole_B1 = whole_B1 | (self.here_BL.any(1, keepdim=True) & ~self.view.filled_BL.any(1, keepdim=True))
         if cache.every:
-            whole_B = whole_B | self.view.on_device(state.step_B % cache.every == 0)
-        return self.asked_BL, more_BL, whole_B & mine_B1[:, 0]
+            whole_B1 = whole_B1 | self.view.on_device(state.step_B % cache.every == 0)[:, None]
+        return tokens_BL, mine_B1 & (cache.scope == "target"), whole_B1 & mine_B1
 
     def decided(self, score_BL: Tensor | None = None) -> Move:
         """The sampler's move; at the last step of a phase all that is left of it is revealed."""

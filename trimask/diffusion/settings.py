@@ -77,6 +77,8 @@ class Settings:
         return any(_values(self.guidance))
 
     def __post_init__(self):
+        if not isinstance(self.cache, Cache | None):
+            raise UsageError(f"cache={self.cache!r} is no cache: write its name, as changed:every=8")
         if not all(map(math.isfinite, (*_values(self.temperature), *_values(self.guidance)))):
             raise UsageError(f"temperature={self.temperature} and guidance={self.guidance} must be finite numbers")
         fine = min(_values(self.temperature)) >= 0 and self.repetition >= 1 and self.top_k >= 0

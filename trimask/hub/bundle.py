@@ -125,10 +125,15 @@ def load_bundle(folder: Path | str) -> Bundle:
         model.eval().requires_grad_(False),
         tokenizers,
         json.loads((folder / MANIFESTS).read_text()),
-        sampling.from_json(_read(folder / SAMPLING), str(folder / SAMPLING)),
+        read_defaults(folder),
         config.get("train", {}),
         folder,
     )
+
+
+def read_defaults(folder: Path) -> Defaults:
+    """The sampling defaults of a bundle."""
+    return sampling.from_json(_read(folder / SAMPLING), str(folder / SAMPLING))
 
 
 def write_defaults(folder: Path, defaults: Defaults) -> None:

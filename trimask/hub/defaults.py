@@ -94,7 +94,8 @@ class Defaults:
                 "`trimask tune` finds them"
             )
         own = self.presets.get(preset, {}) if preset else {}
-        base = own.get(task) or own.get(modality) or self.settings.get(task) or self.settings.get(modality)
+        tables = [(table, name) for name in (task, modality) for table in (own, self.settings)]
+        base = next((table[name] for table, name in tables if name in table), None)
         if base is None:
             raise UsageError(f"the model's sampling.json has no settings for {modality}; pass a sampler of your own")
         return adjusted(base, overrides)
@@ -234,11 +235,12 @@ def from_json(values: Mapping[str, Any], where: str) -> Defaults:
 def settings_of(values: Any, where: str) -> Settings:
     """What `settings_json` gave. Raises `ArtifactError` that begins with `where`."""
     try:
-        rest: dict[str, Any] = {
-            k: (Cache if k == "cache" else Course)(**v) if isinstance(v, dict) else v
-            for k, v in values.items()
-            if k != "sampler"
-        }
+        rest: dict[str, Any] = {k: v for k, v in values.items() if k != "sampler"}
+        for name, of in {**dict.fromkeys(COURSES, Course), "cache": Cache}.items():
+            if isinstance(rest.get(name), dict):
+                rest[name] = of(**rest[name])
+            elif isinstance(rest.get(name), str):
+                rest[name] = _cache(rest[name]) if name == "cache" else number(name, rest[name])
         return Settings(_sampler(values["sampler"]), **rest)
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise ArtifactError(f"{where}: cannot be read: {e!r}") from None

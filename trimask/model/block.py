@@ -5,6 +5,7 @@ A block sees positions as (B, P, D), or as (N, D) where only some of them are co
 
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from threading import Lock
 from typing import TypeVar
 
 import torch
@@ -19,28 +20,48 @@ T = TypeVar("T")
 class Freezable(nn.Module):
     """A module that makes something of its weights alone at every call, or once while they do not change."""
 
+    holders = 0
     _made: dict[Hashable, object] | None = None
 
     def once(self, name: Hashable, make: Callable[[], T]) -> T:
         """What `make` returns, the first time over while frozen."""
-        if self._made is None:
+        made = self._made
+        if made is None:
             return make()
-        if name not in self._made:
-            self._made[name] = make()
-        return self._made[name]  # pyright: ignore[reportReturnType]
+        if name not in made:
+            made[name] = make()
+        return made[name]  # pyright: ignore[reportReturnType]
+
+    def hold(self, by: int) -> None:
+        """One holder more or less; the last that goes takes along what was made."""
+        self.holders += by
+        if not self.holders:
+            self._made = None
+        elif self._made is None:
+            self._made = {}
+
+
+_HOLDING = Lock()
 
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Within it the weights do not change, and no gradient is taken: what is made of them alone is made once."""
-    mine = [m for m in model.modules() if isinstance(m, Freezable) and m._made is None]
+    """Within it the weights do not change, and no gradient is taken: what is made of them alone is made once.
+
+    Several may hold a model at a time, in threads too.
+    """
+    mine = [m for m in model.modules() if isinstance(m, Freezable)]
+
+    def hold(by: int) -> None:
+        with _HOLDING:
+            for module in mine:
+                module.hold(by)
+
+    hold(1)
     try:
-        for module in mine:
-            module._made = {}
         yield
     finally:
-        for module in mine:
-            module._made = None
+        hold(-1)
 
 
 class Linear(nn.Linear, Freezable):

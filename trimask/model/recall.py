@@ -10,6 +10,9 @@ from trimask.core.canvas import MULTIPLE, Canvas
 from trimask.core.memory import Memory
 from trimask.model.block import attend
 
+PADDED = 8
+"""Queries of a row are padded to a multiple of it: fused attention in fp32 on the CPU rounds one or two differently."""
+
 
 def stale(canvas: Canvas, memory: Memory, wanted_BL: Bool[Tensor, "B L"]) -> Bool[Tensor, "B P"]:
     """Positions to be computed: those of wanted tokens and of such whose ids are not those that are remembered.
@@ -44,7 +47,7 @@ class Fresh:
         at_N = torch.cat([at_N, at_N[:1].expand(-count % MULTIPLE)])
         row_N = at_N.div(p, rounding_mode="floor")
         within_BP = stale_BP.cumsum(1) - 1
-        most = int(within_BP[:, -1].amax()) + 1
+        most = -(-(int(within_BP[:, -1].amax()) + 1) // PADDED) * PADDED
         place_N = row_N * most + within_BP.flatten()[at_N]
         segment_BP = canvas.segment_BP.clamp(min=0)
         sees_NG = canvas.sees_BGG[row_N, segment_BP.flatten()[at_N]]

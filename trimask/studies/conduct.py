@@ -39,7 +39,7 @@ def conduct(study: Study, base: TrainConfig, folder: Path, console: Console | No
     console = console or Console()
     if base.validation is None:
         raise UsageError("a study compares losses on held-out data: the recipe needs a validation")
-    with _held(folder):
+    with held(folder):
         now = _content(study, base)
         before = _agreed(now, folder)
         rows = table.read(folder)
@@ -60,7 +60,7 @@ def conduct(study: Study, base: TrainConfig, folder: Path, console: Console | No
 
 
 @contextmanager
-def _held(folder: Path) -> Iterator[None]:
+def held(folder: Path) -> Iterator[None]:
     """The folder for this process alone."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a") as handle:

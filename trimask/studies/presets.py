@@ -85,7 +85,7 @@ def presets(finals: Sequence[Trial], fewer: float, loss: float) -> dict[str, Tri
     """best: of the highest quality. balanced: the cheapest that loses at most so much against it.
 
     fast: the same among those that ask the model so many times less than best; where none of them is good enough, the
-    best of them; where there are none, balanced.
+    best of them; where there are none, or balanced is cheaper and better than that, balanced.
     """
     best = max(finals, key=lambda t: (t.quality, -t.cost))
     good = [t for t in finals if t.quality >= best.quality - loss]
@@ -93,6 +93,8 @@ def presets(finals: Sequence[Trial], fewer: float, loss: float) -> dict[str, Tri
     few = [t for t in finals if t.passes * fewer <= best.passes]
     quick = min((t for t in few if t in good), key=lambda t: t.cost, default=None)
     fast = quick or max(few, key=lambda t: t.quality, default=balanced)
+    if balanced.cost <= fast.cost and balanced.quality >= fast.quality:
+        fast = balanced
     return {FAST: fast, BALANCED: balanced, BEST: best}
 
 

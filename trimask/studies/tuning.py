@@ -12,6 +12,7 @@ sampling.json  the model's sampling defaults with the presets
 """
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ from trimask.diffusion.caching import remembering
 from trimask.diffusion.denoiser import Denoiser
 from trimask.diffusion.settings import Settings
 from trimask.evaluation.audio import ClassSpeaking, Speaking, Transcribing
+from trimask.evaluation.coverage import NEIGHBOURS
 from trimask.evaluation.image import ClassCaptions, ClassDrawing, SceneCaptions, SceneDrawing
 from trimask.evaluation.sets import Section
 from trimask.evaluation.table import Result
@@ -43,6 +45,7 @@ from trimask.hub.defaults import SAMPLERS, Defaults, from_json, settings_json, t
 from trimask.hub.model import Model
 from trimask.model.recall import stale
 from trimask.studies import report
+from trimask.studies.conduct import held
 from trimask.studies.presets import Options, Trial, defaults_of, finalists, frontier, report_of, said
 
 TRIALS = "trials.jsonl"
@@ -65,6 +68,8 @@ class TuneConfig:
     def _check(self):
         if min(self.trials, self.finalists) < 3 or min(self.items, self.final) < 0:
             raise UsageError("tune needs at least three trials and three finalists, and no negative number of items")
+        if not (0 <= self.loss < 1 and self.fewer >= 1):
+            raise UsageError(f"tune needs 0 <= loss < 1 and fewer >= 1, got loss={self.loss}, fewer={self.fewer}")
 
 
 def _plain(metric: str) -> "Quality":
@@ -77,12 +82,13 @@ def _right(metric: str) -> "Quality":
 
 
 def _varied(metric: str, variety: str) -> "Quality":
-    """A share times how much of the variety of real items there is: a single safe answer is no good."""
+    """A share times how much of the variety of real items there is: a single safe answer is no good.
+
+    Nothing at all, as texts without words, is 0.
+    """
 
     def of(found: Mapping[str, Result]) -> Result:
-        share, spread = found[metric], found.get(variety)
-        if spread is None:
-            return share
+        share, spread = found.get(metric, Result(metric, 0.0, 0)), found.get(variety, Result(variety, 0.0, 0))
         factor = min(1.0, spread.value / spread.reference if spread.reference else spread.value)
         error = None if share.error is None else share.error * factor
         return replace(share, metric=f"{metric} x {variety}", value=share.value * factor, error=error)
@@ -102,6 +108,8 @@ QUALITY: Mapping[type[Section], tuple[str, Quality]] = {
     Writing: ("text", _varied("sampled words in the training vocabulary", "distinct 2-grams")),
 }
 """Section -> its task, and the figure of its results that is tuned for, 1 at best."""
+_BY_VARIETY = (ClassDrawing, ClassSpeaking, Writing)
+"""Those that need a train part to judge variety, the first two further real items too."""
 
 _TEMPERATURES = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _SHARED: Mapping[str, tuple[Any, ...]] = {
@@ -141,8 +149,9 @@ class Counted:
     def recall(self, canvas: Canvas, asked: Sequence[Query], memory: Memory, wanted_BL: Tensor) -> list[Tensor]:
         """See `Remembering`."""
         self.passes += float(wanted_BL.any(1).sum())
-        inside_B = (canvas.segment_BP >= 0).sum(1)
-        self.cost += float((stale(canvas, memory, wanted_BL).sum(1) / inside_B).sum())
+        there = canvas.to(memory.ids_BL.device)
+        computed_B = stale(there, memory, wanted_BL.to(memory.ids_BL.device)).sum(1)
+        self.cost += float((computed_B / (there.segment_BP >= 0).sum(1)).sum())
         return remembering(self.denoiser).recall(canvas, asked, memory, wanted_BL)
 
 
@@ -165,38 +174,53 @@ def tune(
     config: TuneConfig,
     facts: Mapping[str, Any],
     console: Console | None = None,
-) -> Defaults:
-    """Try settings for every section that has a figure of quality; returns the model's defaults with the presets.
+) -> list[list[Trial]]:
+    """Try settings for every section that has a figure of quality; returns the trials of each, for `defaults_of`.
 
     `facts` name the model and the data. What is in the folder is kept, and the same call goes on. Raises `UsageError`
-    when the folder is of something else, or no section can be tuned for.
+    when the folder is of something else, or no section can be tuned for, `TrainingError` when it is in use.
     """
     console = console or Console()
-    chosen = tunable(sections, config)
-    model = model.sampled(_begun(folder, {**facts, "seed": config.seed}, model.bundle.defaults))
-    trials = read(folder)
-    for number, section in enumerate(chosen, start=1):
-        console.print(f"{number}/{len(chosen)} {QUALITY[type(section)][0]}: {section.name}", highlight=False)
-        trials += _Search(model, section, config, folder, trials, console).run()
-    of_task = [[t for t in trials if t.section == section.name] for section in chosen]
-    made = defaults_of(model.bundle.defaults, of_task, config.fewer, config.loss)
-    write_json(folder / "sampling.json", to_json(made))
-    written = report.write(report_of(of_task, config.fewer, config.loss), f"{len(trials)} trials", folder)
-    console.print(written, highlight=False)
-    return made
+    chosen = tunable(sections, config, console)
+    with held(folder):
+        base = model.sampled(_begun(folder, {**facts, "seed": config.seed}, model.bundle.defaults))
+        found = []
+        for number, section in enumerate(chosen, start=1):
+            console.print(f"{number}/{len(chosen)} {QUALITY[type(section)][0]}: {section.name}", highlight=False)
+            found.append(_Search(base, section, config, folder, console).run())
+        made = defaults_of(model.bundle.defaults, found, config.fewer, config.loss)
+        write_json(folder / "sampling.json", to_json(made))
+        count = sum(len(trials) for trials in found)
+        page = report.write(report_of(found, config.fewer, config.loss), f"{count} trials", folder)
+        console.print(page, highlight=False)
+        return found
 
 
-def tunable(sections: Sequence[Section], config: TuneConfig) -> list[Section]:
+def tunable(sections: Sequence[Section], config: TuneConfig, console: Console | None = None) -> list[Section]:
     """The first section of each task that can be tuned for. Raises `UsageError` where there is none."""
     first: dict[str, Section] = {}
     for section in sections:
         task = QUALITY.get(type(section), ("", None))[0]
-        if task and (not config.only or task in config.only):
+        if not task or (config.only and task not in config.only):
+            continue
+        if reason := _lacks(section):
+            (console or Console()).print(f"{section.name} is left out: {reason}", highlight=False)
+        else:
             first.setdefault(task, section)
     if not first:
         wanted = f" of only={','.join(config.only)}" if config.only else ""
         raise UsageError(f"no task{wanted} can be tuned for with these sets and judges: see `trimask evaluate`")
     return [*first.values()]
+
+
+def _lacks(section: Section) -> str:
+    """What a section has not got to say how varied samples are; empty where nothing."""
+    one = section.data
+    if isinstance(section, _BY_VARIETY) and not one.train:
+        return "without a train part nothing says how varied real items are"
+    if isinstance(section, ClassDrawing | ClassSpeaking) and len(one.validation) <= NEIGHBOURS:
+        return f"it needs more than {NEIGHBOURS} further real items to compare variety with"
+    return ""
 
 
 def _begun(folder: Path, facts: Mapping[str, Any], defaults: Defaults) -> Defaults:
@@ -232,27 +256,25 @@ def space(task: str, grid: str) -> dict[str, tuple[Any, ...]]:
 class _Search:
     """The trials of one section."""
 
-    def __init__(
-        self, model: Model, section: Section, config: TuneConfig, folder: Path, done: Sequence[Trial], console: Console
-    ):
+    def __init__(self, model: Model, section: Section, config: TuneConfig, folder: Path, console: Console):
         self.model, self.section, self.config, self.folder, self.console = model, section, config, folder, console
         self.task, self.quality = QUALITY[type(section)]
         target = self.task.rpartition(">")[2]
         row = model.vocabulary.modalities[model.vocabulary.modality(target)]
         self.modality, self.space = KINDS[target], space(self.task, row.grid)
-        self.trials = [t for t in done if t.section == section.name]
-        self.new: list[Trial] = []
+        every = len(section.data.items)
+        self.items, self.final = (n or every for n in (config.items, config.final))
+        if not isinstance(section, Writing):
+            self.items, self.final = min(self.items, every), min(self.final, every)
+        self.known = {t.key: t for t in read(folder) if t.section == section.name}
 
     def run(self) -> list[Trial]:
-        """Try what is missing; returns the new trials."""
-        for number in range(self.config.trials):
-            searched = [t for t in self.trials if not t.final]
-            if number >= len(searched):
-                self._try(self._next(number, searched), final=False)
-        searched = [t for t in self.trials if not t.final][: self.config.trials]
-        for trial in finalists(searched, self.config.finalists, self.config.fewer):
-            self._try(trial.options, final=True)
-        return self.new
+        """Try what is missing; returns the trials of these numbers of items, those that are measured anew last."""
+        searched = [t for t in self.known.values() if not t.final and t.items == self.items][: self.config.trials]
+        for number in range(len(searched), self.config.trials):
+            searched.append(self._try(self._next(number, searched), f"trial {number + 1}/{self.config.trials}"))
+        chosen = finalists(searched, self.config.finalists, self.config.fewer)
+        return [*searched, *(self._try(t.options, "measured", final=True) for t in chosen)]
 
     def settings(self, options: Options) -> Settings:
         """The model's own settings of the task, changed. Options that do not go together are `UsageError`."""
@@ -293,13 +315,12 @@ class _Search:
         chosen = values[rng.integers(len(values))]
         return chosen.item() if isinstance(chosen, np.generic) else chosen
 
-    def _try(self, options: Options, final: bool) -> None:
-        settings = self.settings(options)
-        count = self.config.final if final else self.config.items
+    def _try(self, options: Options, stage: str, final: bool = False) -> Trial:
+        settings, count = self.settings(options), self.final if final else self.items
         stated = settings_json(settings)
         blank = Trial(self.task, self.section.name, dict(options), stated, final, count, "", 0.0, 0.0, 0.0, 0.0, 0.0)
-        if any(t.key == blank.key for t in self.trials):
-            return
+        if blank.key in self.known:
+            return self.known[blank.key]
         before = self.model.bundle.defaults
         model = self.model.sampled(replace(before, settings={**before.settings, self.task: settings}))
         section = replace(self.section, n=count)  # pyright: ignore[reportArgumentType, reportCallIssue]
@@ -308,17 +329,16 @@ class _Search:
             found = section.run(model, self.config.seed + final)
         seconds = time.monotonic() - started
         result = self.quality({r.metric: r for r in found.results})
-        items = max(result.n, 1)
+        error = result.error if result.error is not None and math.isfinite(result.error) else 0.0
         made = replace(
-            blank, metric=result.metric, quality=result.value, error=result.error or 0.0,
-            passes=counter.passes / items, cost=counter.cost / items, seconds=seconds / items,
+            blank, metric=result.metric, quality=result.value, error=error, passes=counter.passes / count,
+            cost=counter.cost / count, seconds=seconds / count,
         )  # fmt: skip
         append_json(self.folder / TRIALS, asdict(made))
-        self.trials.append(made)
-        self.new.append(made)
-        stage = "measured" if final else f"trial {sum(not t.final for t in self.trials)}/{self.config.trials}"
+        self.known[made.key] = made
         self.console.print(
             f"  {stage}: {said(options)}: {made.quality:.3f} ± {made.error:.3f}, {made.cost:.1f} passes' worth, "
             f"{duration(seconds)}",
             highlight=False,
         )
+        return made

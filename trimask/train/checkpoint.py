@@ -26,6 +26,7 @@ from trimask.core.files import replacing, sha256
 from trimask.core.modality import Vocabulary
 from trimask.data.manifest import Manifest
 from trimask.hub import bundle
+from trimask.hub.defaults import Defaults
 from trimask.tokenizers.contract import Tokenizer
 from trimask.train.config import Checkpoints
 from trimask.train.state import TrainState
@@ -49,16 +50,27 @@ def path(folder: Path, step: int) -> Path:
 def save(folder: Path, state: TrainState, tokenizers: Mapping[str, Tokenizer], extra: Mapping[str, Any]) -> Path:
     """Write the checkpoint of this step into `folder`; `extra` is JSON about the training for the bundle."""
     target = path(folder, state.step)
-    weights = state.weights()
+    weights, defaults = state.weights(), _defaults(folder)
     with replacing(target) as temporary:
         temporary.mkdir()
-        bundle.write_bundle(temporary, state.model, tokenizers, state.manifests(), extra, weights=weights, dtype="fp32")
+        written = state.model, tokenizers, state.manifests(), extra
+        bundle.write_bundle(temporary, *written, defaults=defaults, weights=weights, dtype="fp32")
         save_file({k: v.detach().cpu().contiguous() for k, v in state.tensors().items()}, temporary / TENSORS)
-        files = {p.relative_to(temporary).as_posix(): sha256(p) for p in temporary.rglob("*") if p.is_file()}
+        # How it is sampled may be changed later.
+        kept = [p for p in temporary.rglob("*") if p.is_file() and p.name != bundle.SAMPLING]
+        files = {p.relative_to(temporary).as_posix(): sha256(p) for p in kept}
         content = {"format": FORMAT, "state": state.values(), "files": files}
         content["digest"] = _digest(content)
         (temporary / VALUES).write_text(json.dumps(content))
     return target
+
+
+def _defaults(folder: Path) -> Defaults | None:
+    """How the checkpoint before is sampled: what was tuned on it holds on. None where that cannot be read."""
+    try:
+        return next((bundle.read_defaults(p) for p in found(folder)), None)
+    except ArtifactError:
+        return None
 
 
 def _digest(content: Mapping[str, Any]) -> str:
@@ -119,6 +131,8 @@ def verified(checkpoint: Path) -> dict[str, Any]:
         raise ArtifactError(f"{checkpoint} has checkpoint format {number}; this version of trimask reads {FORMAT}")
     for name, expected in content["files"].items():
         file = checkpoint / name
+        if name == bundle.SAMPLING:
+            continue
         if not file.is_file():
             raise ArtifactError(f"{checkpoint} is damaged: {name} is missing")
         if sha256(file) != expected:

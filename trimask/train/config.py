@@ -199,6 +199,7 @@ def vocabulary(
     tokenizers: tuple[str, ...],
     rows: Mapping[str, RowSettings] | None = None,
     positions: Literal["axial", "flat"] = "axial",
+    sight: Literal["full", "cached"] = "full",
 ) -> Vocabulary:
     """The vocabulary of a model over the given tokenizer folders; rows of other modalities wait for theirs.
 
@@ -213,4 +214,4 @@ def vocabulary(
     for name, settings in ((n, s) for n, s in (rows or {}).items() if n in table):
         changes = {k: v for k, v in chz.asdict(settings).items() if v is not None}
         table[name] = chz.replace(table[name], **changes)
-    return Vocabulary(modalities=modality_table(table), positions=positions)
+    return Vocabulary(modalities=modality_table(table), positions=positions, sight=sight)
