@@ -183,6 +183,14 @@ def test_a_clean_condition_that_does_not_look_has_cacheable_keys(layout):
     assert torch.equal(here[0, : text.start + text.length], there[0, : text.start + text.length])
 
 
+def test_sight_is_one_setting_of_a_recipe():
+    folders = tuple(str(MODELS / "nano" / TOKENIZERS / name) for name in ("text", "image"))
+    canvas = Composer(training.vocabulary(folders, sight="cached"), 20).compose(
+        [[Row((Segment("text", np.array([1])), Segment("image", np.ones((1, 2), int), True)))]]
+    )
+    assert canvas.sees_BGG[0].tolist() == [[True, False], [True, True]]
+
+
 @each_layout
 def test_a_sampled_row_is_bit_identical_in_any_batch(layout):
     v = vocabulary(layout)

@@ -8,6 +8,8 @@ from trimask.core.errors import UsageError
 from trimask.diffusion.samplers import Score
 from trimask.diffusion.settings import Settings
 
+HARMLESS = 60.0
+"""Size of a logit whose exponential, and that of a hundred thousand like it together, fp32 holds with room to spare."""
 COLDEST = 1e-3
 """Temperatures between 0 and this, on a course, are taken as this: they divide."""
 WIDE = 1024
@@ -31,40 +33,60 @@ def draw(
     peak_N1 = logits_NA.amax(-1, keepdim=True)
     if not bool(torch.isfinite(peak_N1).all()):
         raise UsageError("the model returned logits that are not finite; the checkpoint is damaged or diverged")
-    logits_NA -= peak_N1
+    peak_N1 = _shifted(logits_NA, peak_N1, isinstance(temperature, float | int) and temperature == 1)
     kept_NA = logits_NA.clone() if score == "entropy" else None
-    exp_NA = None
+    exp_NA, total_N = None, None
     if isinstance(temperature, Tensor):
         scaled_NA = logits_NA / temperature.clamp(min=COLDEST)[:, None]
-        column_N = by_inverse_cdf(filtered(scaled_NA.exp_(), settings), uniform_N)
+        column_N, _ = by_inverse_cdf(filtered(scaled_NA.exp_(), settings), uniform_N)
         column_N = torch.where(temperature == 0, logits_NA.argmax(-1), column_N)
     elif temperature == 0:
         column_N = logits_NA.argmax(-1)
     elif temperature == 1:
         exp_NA = logits_NA.exp_()
-        column_N = by_inverse_cdf(filtered(exp_NA, settings), uniform_N)
+        kept = filtered(exp_NA, settings)
+        column_N, total_N = by_inverse_cdf(kept, uniform_N)
+        total_N = total_N if kept is exp_NA else None
     else:
-        column_N = by_inverse_cdf(filtered((logits_NA / temperature).exp_(), settings), uniform_N)
+        column_N, _ = by_inverse_cdf(filtered((logits_NA / temperature).exp_(), settings), uniform_N)
     if held_N is not None:
         column_N = torch.where(held_N >= 0, held_N, column_N)
     if score is None:
         return column_N, None
-    return column_N, _score(logits_NA.exp_() if exp_NA is None else exp_NA, kept_NA, column_N, score)
+    exp_NA = logits_NA.exp_() if exp_NA is None else exp_NA
+    total_N = exp_NA.sum(-1) if total_N is None else total_N.to(exp_NA.dtype)
+    return column_N, _score(exp_NA, total_N, peak_N1.squeeze(1), kept_NA, column_N, score)
 
 
-def _score(exp_NA: Tensor, shifted_NA: Tensor | None, column_N: Tensor, score: Score) -> Tensor:
-    """`Score` from exponentials of which the largest of a row is 1; entropy needs the logits too."""
-    total_N = exp_NA.sum(-1)
+def _shifted(logits_NA: Tensor, peak_N1: Tensor, as_they_are: bool) -> Tensor:
+    """Subtract the largest logit of each row, in place; returns the largest that are left.
+
+    On the CPU logits that are not divided by a temperature stay where they are as long as their exponentials are finite
+    and not all tiny: it is a pass less over all of them. What is done to a row depends on that row alone.
+    """
+    if as_they_are and peak_N1.device.type == "cpu":
+        shift_N1 = torch.where(peak_N1.abs() > HARMLESS, peak_N1, 0.0)
+        if bool((shift_N1 != 0).any()):
+            logits_NA -= shift_N1
+        return peak_N1 - shift_N1
+    logits_NA -= peak_N1
+    return torch.zeros_like(peak_N1)
+
+
+def _score(
+    exp_NA: Tensor, total_N: Tensor, peak_N: Tensor, logits_NA: Tensor | None, column_N: Tensor, score: Score
+) -> Tensor:
+    """`Score` from exponentials, their sum and the largest logit; entropy needs all logits."""
     if score == "drawn":
         return exp_NA.gather(1, column_N[:, None]).squeeze(1).log() - total_N.log()
     if score == "likeliest":
-        return -total_N.log()
+        return peak_N - total_N.log()
     if score == "margin":
-        second_N = exp_NA.topk(2, -1).values[:, 1] if exp_NA.shape[1] > 1 else 0.0
-        return (1 - second_N) / total_N
-    assert shifted_NA is not None
+        first = exp_NA.topk(min(2, exp_NA.shape[1]), -1).values
+        return (first[:, 0] - (first[:, 1] if exp_NA.shape[1] > 1 else 0.0)) / total_N
+    assert logits_NA is not None
     # What is impossible counts nothing: 0 times minus infinity.
-    return exp_NA.mul_(shifted_NA.clamp_(min=-1e4)).sum(-1) / total_N - total_N.log()
+    return exp_NA.mul_(logits_NA.clamp_(min=-1e4)).sum(-1) / total_N - total_N.log()
 
 
 def filtered(p_NA: Float[Tensor, "N A"], settings: Settings) -> Float[Tensor, "N A"]:
@@ -81,15 +103,18 @@ def filtered(p_NA: Float[Tensor, "N A"], settings: Settings) -> Float[Tensor, "N
     return p_NA
 
 
-def by_inverse_cdf(p_NA: Float[Tensor, "N A"], uniform_N: Float[Tensor, " N"]) -> Int[Tensor, " N"]:
-    """The column at which the cumulated probability passes each number in [0, 1): int64. `p_NA` need not sum to 1.
+def by_inverse_cdf(
+    p_NA: Float[Tensor, "N A"], uniform_N: Float[Tensor, " N"]
+) -> tuple[Int[Tensor, " N"], Float[Tensor, " N"]]:
+    """The column, int64, at which the cumulated probability passes each number in [0, 1), and the sum, float64, of all.
 
-    Of a wide alphabet first a block of ids, by the sums of blocks, then one within it: one pass over the probabilities,
-    and cumulated sums, in float64, of some hundred numbers only.
+    `p_NA` need not sum to 1. Of a wide alphabet first a block of ids, by the sums of blocks, then one within it: one
+    pass over the probabilities, and cumulated sums, in float64, of some hundred numbers only.
     """
     a = p_NA.shape[1]
     if a <= WIDE:
-        return _passed(p_NA.cumsum(-1, dtype=torch.float64), uniform_N)
+        cumulated = p_NA.cumsum(-1, dtype=torch.float64)
+        return _passed(cumulated, uniform_N), cumulated[:, -1]
     width = 1 << ((a.bit_length() + 1) // 2)
     whole = a // width
     sums = p_NA[:, : whole * width].unflatten(1, (whole, width)).sum(-1)
@@ -101,7 +126,7 @@ def by_inverse_cdf(p_NA: Float[Tensor, "N A"], uniform_N: Float[Tensor, " N"]) -
     column_NW = block_N1 * width + torch.arange(width, device=p_NA.device)
     inside_NW = p_NA.gather(1, column_NW.clamp(max=a - 1)).where(column_NW < a, 0.0).cumsum(-1, dtype=torch.float64)
     share_N = (rest_N / inside_NW[:, -1]).clamp(0.0, 1.0)
-    return block_N1.squeeze(1) * width + _passed(inside_NW, share_N)
+    return block_N1.squeeze(1) * width + _passed(inside_NW, share_N), cumulated[:, -1]
 
 
 def _passed(cumulated_NA: Tensor, uniform_N: Tensor) -> Tensor:
