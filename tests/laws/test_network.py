@@ -192,6 +192,32 @@ def test_sight_is_one_setting_of_a_recipe():
 
 
 @each_layout
+def test_what_else_is_asked_never_matters(layout):
+    """Without gradients the last block computes what is asked; the logits are those of all positions."""
+    v = vocabulary(layout)
+    network, canvas = model(v), Composer(v, 60, 64).compose([[item(0)], [item(1)]])
+    full = {q.alphabet: x for q, x in zip(queries(canvas, canvas.maskable_BL, v), _all(network, canvas), strict=True)}
+    alone = canvas.maskable_BL & (torch.arange(2) == 1)[:, None] & (torch.rand(canvas.shape) < 0.3)
+    with torch.no_grad():
+        every, some = (
+            {q.alphabet: (q, x) for q, x in zip(asked, network(canvas, asked), strict=True)}
+            for asked in (queries(canvas, canvas.maskable_BL, v), queries(canvas, alone, v))
+        )
+    for alphabet, (query, logits_NA) in every.items():
+        torch.testing.assert_close(logits_NA, full[alphabet], atol=1e-5, rtol=1e-5)
+        if alphabet in some:
+            fewer, found_NA = some[alphabet]
+            where = torch.searchsorted(query.index_N[: query.count], fewer.index_N[: fewer.count])
+            assert torch.equal(found_NA[: fewer.count], logits_NA[where])
+    assert some, "nothing was asked"
+
+
+def _all(network: Transformer, canvas) -> list[torch.Tensor]:
+    """With gradients, and so from all positions of the last block."""
+    return [x.detach() for x in network(canvas, queries(canvas, canvas.maskable_BL, network.vocabulary))]
+
+
+@each_layout
 def test_a_sampled_row_is_bit_identical_in_any_batch(layout):
     v = vocabulary(layout)
     network = model(v)

@@ -7,8 +7,11 @@ draws the same numbers.
 """
 
 import hashlib
+from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 Part = str | int
@@ -41,11 +44,24 @@ def uniforms(key: Tensor, *counters: Tensor | int) -> Tensor:
     A counter-based generator on the tensors' device: key and counters go one after the other through the finalizer of
     SplitMix64 (Steele, Lea and Flood 2014). The same numbers on every device that has float64.
     """
+    if key.device.type != "cpu":
+        return _bits(key, counters).double() * 2.0**-53
+    # Of few numbers a call of numpy costs a fraction of one of torch.
+    held = [counter.numpy() if isinstance(counter, Tensor) else counter for counter in counters]
+    return torch.from_numpy(_bits(key.numpy(), held) * 2.0**-53)
+
+
+Words = TypeVar("Words", Tensor, np.ndarray)
+"""int64, of which products and sums wrap around."""
+
+
+def _bits(key: Words, counters: Sequence[Words | int]) -> Words:
+    """53 random bits."""
     state = key
     for counter in counters:
         step = (counter + 1) * _GOLDEN
         state = _mixed(state + (_signed(step % 2**64) if isinstance(step, int) else step))
-    return _shifted(state, 11).double() * 2.0**-53
+    return _shifted(state, 11)
 
 
 def _signed(value: int) -> int:
@@ -55,12 +71,12 @@ def _signed(value: int) -> int:
 _GOLDEN = _signed(0x9E3779B97F4A7C15)
 
 
-def _shifted(x: Tensor, bits: int) -> Tensor:
-    """A logical shift to the right; that of int64 tensors keeps the sign."""
+def _shifted(x: Words, bits: int) -> Words:
+    """A logical shift to the right; that of int64 keeps the sign."""
     return (x >> bits) & (2 ** (64 - bits) - 1)
 
 
-def _mixed(x: Tensor) -> Tensor:
+def _mixed(x: Words) -> Words:
     x = (x ^ _shifted(x, 30)) * _signed(0xBF58476D1CE4E5B9)
     x = (x ^ _shifted(x, 27)) * _signed(0x94D049BB133111EB)
     return x ^ _shifted(x, 31)

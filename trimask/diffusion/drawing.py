@@ -34,7 +34,8 @@ def draw(
     if not bool(torch.isfinite(peak_N1).all()):
         raise UsageError("the model returned logits that are not finite; the checkpoint is damaged or diverged")
     peak_N1 = _shifted(logits_NA, peak_N1, isinstance(temperature, float | int) and temperature == 1)
-    kept_NA = logits_NA.clone() if score == "entropy" else None
+    # An entropy is made of both.
+    exponentials = torch.exp if score == "entropy" else torch.exp_
     exp_NA, total_N = None, None
     if isinstance(temperature, Tensor):
         scaled_NA = logits_NA / temperature.clamp(min=COLDEST)[:, None]
@@ -43,7 +44,7 @@ def draw(
     elif temperature == 0:
         column_N = logits_NA.argmax(-1)
     elif temperature == 1:
-        exp_NA = logits_NA.exp_()
+        exp_NA = exponentials(logits_NA)
         kept = filtered(exp_NA, settings)
         column_N, total_N = by_inverse_cdf(kept, uniform_N)
         total_N = total_N if kept is exp_NA else None
@@ -53,9 +54,9 @@ def draw(
         column_N = torch.where(held_N >= 0, held_N, column_N)
     if score is None:
         return column_N, None
-    exp_NA = logits_NA.exp_() if exp_NA is None else exp_NA
+    exp_NA = exponentials(logits_NA) if exp_NA is None else exp_NA
     total_N = exp_NA.sum(-1) if total_N is None else total_N.to(exp_NA.dtype)
-    return column_N, _score(exp_NA, total_N, peak_N1.squeeze(1), kept_NA, column_N, score)
+    return column_N, _score(exp_NA, total_N, peak_N1.squeeze(1), logits_NA, column_N, score)
 
 
 def _shifted(logits_NA: Tensor, peak_N1: Tensor, as_they_are: bool) -> Tensor:
@@ -74,9 +75,9 @@ def _shifted(logits_NA: Tensor, peak_N1: Tensor, as_they_are: bool) -> Tensor:
 
 
 def _score(
-    exp_NA: Tensor, total_N: Tensor, peak_N: Tensor, logits_NA: Tensor | None, column_N: Tensor, score: Score
+    exp_NA: Tensor, total_N: Tensor, peak_N: Tensor, logits_NA: Tensor, column_N: Tensor, score: Score
 ) -> Tensor:
-    """`Score` from exponentials, their sum and the largest logit; entropy needs all logits."""
+    """`Score` from exponentials, their sum and the largest logit; for an entropy the logits must still be there."""
     if score == "drawn":
         return exp_NA.gather(1, column_N[:, None]).squeeze(1).log() - total_N.log()
     if score == "likeliest":
@@ -84,9 +85,12 @@ def _score(
     if score == "margin":
         first = exp_NA.topk(min(2, exp_NA.shape[1]), -1).values
         return (first[:, 0] - (first[:, 1] if exp_NA.shape[1] > 1 else 0.0)) / total_N
-    assert logits_NA is not None
-    # What is impossible counts nothing: 0 times minus infinity.
-    return exp_NA.mul_(logits_NA.clamp_(min=-1e4)).sum(-1) / total_N - total_N.log()
+    weighted_NA = logits_NA.mul_(exp_NA)
+    mean_N = weighted_NA.sum(-1)
+    if bool(mean_N.isnan().any()):
+        # What is impossible counts nothing: 0 times minus infinity.
+        mean_N = weighted_NA.nan_to_num_(nan=0.0).sum(-1)
+    return mean_N / total_N - total_N.log()
 
 
 def filtered(p_NA: Float[Tensor, "N A"], settings: Settings) -> Float[Tensor, "N A"]:
@@ -114,24 +118,24 @@ def by_inverse_cdf(
     a = p_NA.shape[1]
     if a <= WIDE:
         cumulated = p_NA.cumsum(-1, dtype=torch.float64)
-        return _passed(cumulated, uniform_N), cumulated[:, -1]
-    width = 1 << ((a.bit_length() + 1) // 2)
+        return _passed(cumulated, uniform_N * cumulated[:, -1]), cumulated[:, -1]
+    width = 1 << (a.bit_length() // 2)
     whole = a // width
     sums = p_NA[:, : whole * width].unflatten(1, (whole, width)).sum(-1)
     if whole * width < a:
         sums = torch.cat([sums, p_NA[:, whole * width :].sum(-1, keepdim=True)], 1)
     cumulated = sums.cumsum(-1, dtype=torch.float64)
-    block_N1 = _passed(cumulated, uniform_N)[:, None]
-    rest_N = uniform_N * cumulated[:, -1] - (cumulated.gather(1, block_N1) - sums.gather(1, block_N1)).squeeze(1)
+    number_N = uniform_N * cumulated[:, -1]
+    block_N1 = _passed(cumulated, number_N)[:, None]
+    before_N1 = cumulated.gather(1, block_N1) - sums.gather(1, block_N1)
     column_NW = block_N1 * width + torch.arange(width, device=p_NA.device)
     inside_NW = p_NA.gather(1, column_NW.clamp(max=a - 1)).where(column_NW < a, 0.0).cumsum(-1, dtype=torch.float64)
-    share_N = (rest_N / inside_NW[:, -1]).clamp(0.0, 1.0)
-    return block_N1.squeeze(1) * width + _passed(inside_NW, share_N), cumulated[:, -1]
+    within_N = _passed(inside_NW, (number_N - before_N1.squeeze(1)).clamp(min=0.0))
+    return block_N1.squeeze(1) * width + within_N, cumulated[:, -1]
 
 
-def _passed(cumulated_NA: Tensor, uniform_N: Tensor) -> Tensor:
-    """First column whose cumulated sum is above the number's share of the last; one of positive probability."""
-    target_N1 = (uniform_N * cumulated_NA[:, -1])[:, None]
-    column_N = torch.searchsorted(cumulated_NA, target_N1, right=True).squeeze(1)
-    # Rounding may point past the last id of positive probability, the first that reaches the sum of all.
-    return torch.minimum(column_N, torch.searchsorted(cumulated_NA, cumulated_NA[:, -1:].contiguous()).squeeze(1))
+def _passed(cumulated_NA: Tensor, number_N: Tensor) -> Tensor:
+    """First column whose cumulated sum is above the number; one of positive probability."""
+    # Rounding may take the number to the sum of all or beyond.
+    number_N = torch.minimum(number_N, cumulated_NA[:, -1].nextafter(cumulated_NA.new_zeros(())))
+    return torch.searchsorted(cumulated_NA, number_N[:, None], right=True).squeeze(1)

@@ -70,10 +70,12 @@ class Linear(nn.Linear, Freezable):
     def __init__(self, fan_in: int, fan_out: int):
         super().__init__(fan_in, fan_out, bias=False)
 
-    def forward(self, input: Tensor) -> Tensor:
-        if input.dtype == self.weight.dtype:
-            return F.linear(input, self.weight)
-        return F.linear(input, self.once(input.dtype, lambda: self.weight.to(input.dtype)))
+    def forward(self, input: Tensor, rows: slice = slice(None)) -> Tensor:
+        """All of the outputs, or those of some `rows` of the weight."""
+        weight = self.weight
+        if input.dtype != weight.dtype:
+            weight = self.once(input.dtype, lambda: self.weight.to(input.dtype))
+        return F.linear(input, weight[rows])
 
 
 class RMSNorm(nn.Module):
@@ -144,9 +146,15 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(config.head_dim)
         self.k_norm = RMSNorm(config.head_dim)
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], reach: Reach) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(-3)
-        q, k = rotate(self.q_norm(q), *rope), rotate(self.k_norm(k), *rope)
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], reach: Reach, at_N: Tensor | None = None) -> Tensor:
+        if at_N is None:
+            q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(-3)
+        else:
+            width = x.shape[-1]
+            q = self.qkv(picked(x, at_N), slice(width)).unflatten(-1, (self.heads, -1))
+            k, v = self.qkv(x, slice(width, None)).unflatten(-1, (2, self.heads, -1)).unbind(-3)
+        turn = rope if at_N is None else (picked(rope[0], at_N), picked(rope[1], at_N))
+        q, k = rotate(self.q_norm(q), *turn), rotate(self.k_norm(k), *rope)
         return self.out(reach(q, k, v).flatten(-2))
 
 
@@ -174,6 +182,13 @@ class Block(nn.Module):
         self.mlp_norm = RMSNorm(config.width)
         self.mlp = GatedMLP(config)
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], reach: Reach) -> Tensor:
-        x = x + self.attention_scale * self.attention(self.attention_norm(x), rope, reach)
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], reach: Reach, at_N: Tensor | None = None) -> Tensor:
+        """The residual stream behind the block; with `at_N` of some positions (N, D), by their flat numbers in B*P."""
+        mixed = self.attention(self.attention_norm(x), rope, reach, at_N)
+        x = (x if at_N is None else picked(x, at_N)) + self.attention_scale * mixed
         return x + self.mlp_scale * self.mlp(self.mlp_norm(x))
+
+
+def picked(x_BPX: Tensor, at_N: Tensor) -> Tensor:
+    """(N, ...): what is at some of the positions."""
+    return x_BPX.flatten(0, 1)[at_N]

@@ -85,6 +85,15 @@ class Fresh:
             spans=(),
         )
 
+    def attend(self, q_NHK: Tensor, key_BPHK: Tensor, value_BPHK: Tensor) -> Tensor:
+        """Attention of these positions to all of their rows, (N, H, K)."""
+        b, _, most, _ = self.mask_B1QP.shape
+        real = slice(self.count)
+        q_XHK = q_NHK.new_zeros(b * most, *q_NHK.shape[1:]).index_copy_(0, self.place_N[real], q_NHK[real])
+        q_BHQK = q_XHK.unflatten(0, (b, most)).transpose(1, 2)
+        mixed = attend(q_BHQK, key_BPHK.transpose(1, 2), value_BPHK.transpose(1, 2), self.mask_B1QP)
+        return mixed.transpose(1, 2).flatten(0, 1)[self.place_N]
+
     def block(self, memory: Memory, number: int) -> "Kept":
         """What one block's attention reads and writes."""
         return Kept(self, memory.keys[number], memory.values[number])
@@ -100,13 +109,7 @@ class Kept:
 
     def attend(self, q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor) -> Tensor:
         """Attention of the computed positions to all of their rows, (N, H, K)."""
-        at, real = self.fresh, slice(self.fresh.count)
-        self.key_BPHK.flatten(0, 1).index_copy_(0, at.at_N[real], k_NHK[real])
-        self.value_BPHK.flatten(0, 1).index_copy_(0, at.at_N[real], v_NHK[real])
-        b, _, most, _ = at.mask_B1QP.shape
-        q_XHK = q_NHK.new_zeros(b * most, *q_NHK.shape[1:]).index_copy_(0, at.place_N[real], q_NHK[real])
-        q_BQHK = q_XHK.unflatten(0, (b, most))
-        mixed = attend(
-            q_BQHK.transpose(1, 2), self.key_BPHK.transpose(1, 2), self.value_BPHK.transpose(1, 2), at.mask_B1QP
-        )
-        return mixed.transpose(1, 2).flatten(0, 1)[at.place_N]
+        at_N, real = self.fresh.at_N[: self.fresh.count], slice(self.fresh.count)
+        self.key_BPHK.flatten(0, 1).index_copy_(0, at_N, k_NHK[real])
+        self.value_BPHK.flatten(0, 1).index_copy_(0, at_N, v_NHK[real])
+        return self.fresh.attend(q_NHK, self.key_BPHK, self.value_BPHK)

@@ -232,11 +232,12 @@ class Transformer(nn.Module):
     def vocabulary(self) -> Vocabulary:
         return self.config.vocabulary
 
-    def _body(self, x_BPD: Tensor, rope: tuple[Tensor, Tensor], mask_B1PP: Tensor) -> Tensor:
+    def _body(self, x_BPD: Tensor, rope: tuple[Tensor, Tensor], mask_B1PP: Tensor, last: Fresh | None = None) -> Tensor:
         reach = everywhere(mask_B1PP)
-        for block in self.blocks:
+        *blocks, final = self.blocks
+        for block in blocks:
             x_BPD = block(x_BPD, rope, reach)
-        return x_BPD
+        return final(x_BPD, rope, reach) if last is None else final(x_BPD, rope, last.attend, last.at_N)
 
     def _coordinates(self, canvas: Canvas) -> Tensor:
         coords_BP2 = canvas.coords_BP2.float()
@@ -247,18 +248,29 @@ class Transformer(nn.Module):
     def _rope(self, coords_BP2: Tensor) -> tuple[Tensor, Tensor]:
         return rope_table(coords_BP2, self.config.head_dim, self.config.rope_base, self.dtype)
 
-    def hidden(self, canvas: Canvas) -> Tensor:
-        """Final residual stream (B, P, D) in the compute dtype."""
+    def hidden(self, canvas: Canvas, last: Fresh | None = None) -> Tensor:
+        """Final residual stream (B, P, D) in the compute dtype; (N, D) where the last block computes some positions."""
         x_BPD = self.embedding(canvas, self.dtype).to(self.dtype)
         mask_B1PP = attention_mask(canvas.segment_BP, canvas.sees_BGG)
-        return self.body(x_BPD, self._rope(self._coordinates(canvas)), mask_B1PP)
+        return self.body(x_BPD, self._rope(self._coordinates(canvas)), mask_B1PP, last)
 
     def forward(self, canvas: Canvas, queries: Sequence[Query], joint: bool = False) -> list[Tensor]:
-        """Logits in fp32 of each query: (N, A) over its alphabet, or (N, V) with `joint`."""
-        x_BPD = self.hidden(canvas).flatten(0, 1)
+        """Logits in fp32 of each query: (N, A) over its alphabet, or (N, V) with `joint`.
+
+        Without gradients, and where the blocks are not compiled, the last block computes only positions that are asked.
+        """
         slot = slots(canvas)
-        asked = [x_BPD[slot[q.index_N]] for q in queries]
-        return self.head(asked, queries, joint, self.embedding.token)
+        at = [slot[q.index_N] for q in queries]
+        if torch.is_grad_enabled() or self.body != self._body or not queries:
+            x_XD = self.hidden(canvas).flatten(0, 1)
+        else:
+            asked_BP = torch.zeros_like(canvas.segment_BP, dtype=torch.bool)
+            for slot_N in at:
+                asked_BP.view(-1)[slot_N] = True
+            fresh = Fresh.of(canvas, asked_BP)
+            x_XD, rank = self.hidden(canvas, fresh), fresh.rank_BP.flatten()
+            at = [rank[slot_N] for slot_N in at]
+        return self.head([x_XD[n] for n in at], queries, joint, self.embedding.token)
 
     def memory(self, canvas: Canvas, rows: int) -> Memory:
         """A memory without content for so many rows of the canvas's lengths."""

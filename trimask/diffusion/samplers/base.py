@@ -127,9 +127,9 @@ def left(counts: str, view: View) -> Int[Tensor, " B"]:
 
 def ranks(score_BL: Float[Tensor, "B L"], among_BL: Bool[Tensor, "B L"]) -> Int[Tensor, "B L"]:
     """Rank of each position by falling score among those asked for, from 0; ties go to the left, others come last."""
-    order_BL = score_BL.masked_fill(~among_BL, -torch.inf).argsort(dim=1, descending=True, stable=True)
-    # What is not asked for may tie with a score of minus infinity: it goes behind.
-    order_BL = order_BL.gather(1, (~among_BL).gather(1, order_BL).int().argsort(dim=1, stable=True))
+    # Only what is not asked for is minus infinity, so that it goes behind.
+    score_BL = score_BL.clamp(min=torch.finfo(score_BL.dtype).min).masked_fill(~among_BL, -torch.inf)
+    order_BL = score_BL.argsort(dim=1, descending=True, stable=True)
     place_BL = torch.arange(order_BL.shape[1], device=order_BL.device).expand_as(order_BL)
     return torch.empty_like(order_BL).scatter_(1, order_BL, place_BL)
 
