@@ -65,6 +65,17 @@ def test_the_commands_of_the_readme_work(tmp_path: Path):
 
 
 @pytest.mark.long
+def test_the_commands_of_editing_work(tmp_path: Path):
+    written = [line for block in blocks(ROOT / "docs/editing.md", "sh") for line in block.splitlines() if line]
+    for command in written:
+        run(command, tmp_path)
+    (block,) = blocks(ROOT / "docs/editing.md", "python")
+    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert {p.name for p in (tmp_path / "told").iterdir()} == {"text.txt", "image.png"}
+
+
+@pytest.mark.long
 def test_the_sets_of_nano_are_made_as_its_page_says(tmp_path: Path):
     (command,) = [c for b in blocks(ROOT / "docs/nano.md", "sh") for c in b.splitlines() if "recipes.sets" in c]
     shipped = ROOT / "trimask" / "models" / "nano" / "tokenizers"

@@ -101,6 +101,12 @@ def test_fill(trimask, bundle: Path, png: Path, wav: Path, tmp_path: Path):
     clip = trimask("fill", "--speech", wav, "--interval", "0.1,0.2", "-o", tmp_path / "e.wav", "-m", bundle, *FEW)
     assert clip.code == 0
     assert soundfile.info(tmp_path / "e.wav").frames == 6400
+    for seconds, frames in ((0.04, 5120), ("any", None)):
+        shorter = trimask(
+            "fill", "--speech", wav, "--interval", "0.08,0.2", "--seconds", seconds, "-o", tmp_path / "s.wav",
+            "-m", bundle, *FEW,
+        )  # fmt: skip
+        assert shorter.code == 0 and frames in (None, soundfile.info(tmp_path / "s.wav").frames)
     both = trimask(
         "fill", "--text", "a [1]", "--missing", "image", "--missing", "speech", "--seconds", 0.2,
         "-o", tmp_path / "parts", "-m", bundle, *FEW,

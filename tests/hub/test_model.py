@@ -12,8 +12,10 @@ from trimask.core.canvas import Composer, Row, Segment
 from trimask.core.errors import DataError, UsageError
 from trimask.core.item import Audio
 from trimask.data.tasks import Task, lay
+from trimask.hub import filling
 from trimask.hub.bundle import Bundle
 from trimask.hub.engine import padded
+from trimask.hub.filling import Request
 from trimask.hub.holes import template
 from trimask.hub.layout import Layout, Size
 from trimask.hub.model import Model
@@ -181,6 +183,34 @@ def test_a_stretch_of_sound_is_replaced_and_a_sound_continued(model: Model):
     assert longer.seconds == pytest.approx(0.8)
 
 
+@pytest.mark.parametrize("seconds", [0.04, 0.2])
+def test_what_replaces_a_stretch_may_be_shorter_or_longer(model: Model, seconds: float):
+    edited = model.fill(speech=CLIP, interval=(0.12, 0.2), seconds=seconds, options=FEW)["speech"]
+    assert edited.seconds == pytest.approx(CLIP.seconds - 0.08 + seconds)
+
+
+def test_a_stretch_of_any_length_is_the_one_with_the_least_bound(model: Model):
+    request = Request({"speech": CLIP}, interval=(0.12, 0.28), size=Size(seconds="any"))
+    rows = filling.rows_of(request, model.layout)
+    removed, before = 4, codes(model, "speech", CLIP)
+    tried = [len(r.segments[-1].codes) - len(before) + removed for r in rows]
+    assert tried == [2, 3, 4, 5, 6, 8]
+    hidden = rows[0].segments[-1].hidden
+    assert hidden is not None and np.flatnonzero(hidden.any(1)).tolist() == [3, 4]
+    for row, length in zip(rows, tried, strict=True):
+        assert (row.segments[-1].codes[:3] == before[:3]).all()
+        assert (row.segments[-1].codes[3 + length :] == before[7:]).all()
+    one = model.fill(speech=CLIP, interval=(0.12, 0.28), seconds="any", options=FEW)["speech"]
+    again = model.fill(speech=CLIP, interval=(0.12, 0.28), seconds="any", options=FEW)["speech"]
+    assert (one.samples == again.samples).all()
+
+
+def test_a_stretch_of_any_length_at_the_end_is_the_models_to_end(model: Model):
+    row = filling.rows_of(Request({"speech": CLIP}, interval=(0.2, 9.0), size=Size(seconds="any")), model.layout)[0]
+    assert row.segments[-1].span in tiny.BUCKETS["audio"]
+    assert len(row.segments[-1].codes) == 5
+
+
 def test_missing_parts_are_made_from_the_others(model: Model):
     made = model.fill(text="seven", voice="anna", missing=("image", "speech"), size=(28, 28), seconds=0.2, options=FEW)
     assert set(made) == {"image", "speech"}
@@ -199,6 +229,7 @@ def test_missing_parts_are_made_from_the_others(model: Model):
         ({"video": "x.mp4"}, "'video' is not a kind"),
         ({"missing": ("video",)}, "no segments of kind 'video'"),
         ({"missing": ("speech",), "seconds": -1.0}, "nothing to fill"),
+        ({"missing": ("speech",), "seconds": "long"}, "a number or 'any'"),
         ({"image": PICTURE, "box": (0, 0, 8, 8), "mask": PICTURE}, "either a box or a mask"),
     ],
 )

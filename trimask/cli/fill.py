@@ -25,7 +25,10 @@ def fill(
     interval: Annotated[str | None, typer.Option(help="START,END in seconds; an END after the end goes on.")] = None,
     missing: Annotated[list[str] | None, typer.Option(help="A kind to make from nothing: image, speech, ...")] = None,
     size: Annotated[str, typer.Option(help="Pixels of a missing image: 32, or WIDTHxHEIGHT.")] = "32",
-    seconds: Annotated[float | None, typer.Option(help="Length of missing speech.")] = None,
+    seconds: Annotated[
+        str | None,
+        typer.Option(help="Length of missing speech, or of what replaces the interval; any: the model decides."),
+    ] = None,
     output: Output = None,
     model: ModelName = "nano",
     seed: Seed = 0,
@@ -46,6 +49,7 @@ def fill(
     trimask fill --image x.png --box 0,0,16,32 --text "a red circle" -o edited.png
     trimask fill --image x.png --mask mask.png -o edited.png
     trimask fill --speech x.wav --interval 0.4,0.9 --text "seven" -o edited.wav
+    trimask fill --speech x.wav --interval 0.4,0.9 --seconds any --text "seventy" -o longer.wav
     trimask fill --text "seven" --missing image --missing speech -o out/
     """
     stated = {"text": text, "image": image, "speech": speech, "sound": sound, "voice": voice}
@@ -66,7 +70,7 @@ def fill(
             interval=times,
             missing=missing or (),
             size=pixels,
-            seconds=seconds,
+            seconds=options.seconds(seconds),
             seed=seed,
             on_step=on_step,
             options=given,

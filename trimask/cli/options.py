@@ -134,6 +134,16 @@ def size(text: str) -> tuple[int, int]:
     return numbers(text if "x" in text or "," in text else f"{text},{text}", 2, "--size")
 
 
+def seconds(text: str | None) -> float | str | None:
+    """ "0.8" -> 0.8; "any" stays."""
+    if text is None or text == "any":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"--seconds {text!r}: write a number, or any to leave it to the model") from None
+
+
 def check_output(path: Path | None, allowed: tuple[str, ...]) -> None:
     """Refuse an output file of the wrong kind before any work is done."""
     if path is not None and path.suffix.lower() not in allowed:

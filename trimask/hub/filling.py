@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from trimask.core.canvas import Row
 from trimask.core.errors import UsageError
 from trimask.hub import holes, media
@@ -76,5 +74,4 @@ def _cut(layout: Layout, request: Request, kind: str, raw: Any, task: str) -> li
         shape = (codes.shape[0], codes.shape[1])
         return [Target(codes, None, holes.cells(shape, (raw.shape[0], raw.shape[1]), request.box, white))]
     hidden = holes.frames(len(codes), layout.rate(kind), request.interval or ())
-    room = np.zeros((len(hidden) - len(codes), *codes.shape[1:]), np.int32)
-    return [Target(np.concatenate([codes, room]), None, hidden)]
+    return layout.stretches(codes, hidden, kind, task, request.size.seconds)

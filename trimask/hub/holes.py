@@ -4,7 +4,7 @@
     "the [2] circle"           exactly two tokens; "[__]" is the same
     "write \\[2] to say [2]"    a backslash keeps a bracket literal
     box (8, 0, 24, 16)         left, top, right, bottom in pixels
-    interval (0.5, 1.2)        start and end in seconds
+    interval (0.5, 1.2)        start and end in seconds; what comes there may be shorter or longer
 
 A space in front of a hole belongs to the hole, as tokens of words carry the space before them.
 """

@@ -24,6 +24,10 @@ SPEECH_SECONDS = (0.6, 0.12)
 """Room for spoken text: seconds at least, and per character. Slow speech has 10 characters a second."""
 HOLE_LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16)
 """Lengths in tokens that are tried for a hole of free length inside a text."""
+STRETCHES = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
+"""Lengths, as shares of what was there, that are tried for a hole of free length inside a sound."""
+ANY = "any"
+"""Seconds of a hole whose length the model decides."""
 _PROBE_RATE = 16_000
 
 
@@ -42,7 +46,8 @@ class Size:
 
     pixels: tuple[int, int] = (32, 32)
     """Width and height."""
-    seconds: float | None = None
+    seconds: float | str | None = None
+    """Of a sound, or of what a hole in one becomes: there None keeps the length, and `ANY` leaves it to the model."""
     length: int | None = None
     """Tokens of a text."""
 
@@ -152,6 +157,21 @@ class Layout:
         lengths = HOLE_LENGTHS if None in holes.holes else (0,)
         return [_filled(pieces, [n if h is None else h for h in holes.holes]) for n in lengths]
 
+    def stretches(
+        self, codes: np.ndarray, hidden: np.ndarray, kind: str, task: str, seconds: float | str | None
+    ) -> list[Target]:
+        """The targets of a sound of which some frames are to be replaced, by so many seconds: one, or one per length.
+
+        `hidden` (frames, and perhaps more behind the last) is one stretch.
+        """
+        first, last = np.flatnonzero(hidden)[[0, -1]]
+        pieces, length = [codes[:first], codes[last + 1 :]], int(last + 1 - first)
+        if seconds != ANY:
+            return [_filled(pieces, [self.units(kind, seconds) or length])]
+        if not len(pieces[1]):
+            return [self.continued(pieces[0], kind, task)]
+        return [_filled(pieces, [n]) for n in sorted({max(1, round(share * length)) for share in STRETCHES})]
+
     def gap(self, before: str, word: str, after: str) -> Target:
         """A text with one word hidden, whose number of tokens is known; the space before goes with the word."""
         kept = before.removesuffix(" ")
@@ -171,10 +191,12 @@ class Layout:
         buckets = self.modality(kind).buckets
         return buckets[-1] if buckets and len(codes) < buckets[-1] else None
 
-    def units(self, kind: str, seconds: float | None) -> int | None:
-        """Frames that a sound of so many seconds takes."""
-        if seconds is None:
+    def units(self, kind: str, seconds: float | str | None) -> int | None:
+        """Frames that a sound of so many seconds takes; None where they are not given."""
+        if seconds is None or seconds == ANY:
             return None
+        if isinstance(seconds, str):
+            raise UsageError(f"seconds are a number or {ANY!r}, got {seconds!r}")
         if not seconds > 0:
             raise UsageError(f"a {kind} of {seconds:g} seconds has nothing to fill")
         silence = Audio(np.zeros(max(1, round(seconds * _PROBE_RATE)), np.float32), _PROBE_RATE)
@@ -210,7 +232,7 @@ def task_of(given: Mapping[str, Any], targets: Sequence[str]) -> str:
 def _filled(pieces: Sequence[np.ndarray], holes: Sequence[int]) -> Target:
     codes, hidden = [pieces[0]], [np.zeros(len(pieces[0]), bool)]
     for n, piece in zip(holes, pieces[1:], strict=True):
-        codes += [np.zeros(n, np.int32), piece]
+        codes += [np.zeros((n, *piece.shape[1:]), np.int32), piece]
         hidden += [np.ones(n, bool), np.zeros(len(piece), bool)]
     return Target(np.concatenate(codes), None, np.concatenate(hidden))
 

@@ -28,7 +28,7 @@ from trimask.core.compute import device_of, dtype_of
 from trimask.core.errors import DataError, UsageError
 from trimask.core.item import Audio, Item
 from trimask.core.modality import KINDS, Vocabulary
-from trimask.data.tasks import Task
+from trimask.data.tasks import VOICE, Task
 from trimask.diffusion.bounds import Bound, Plan, by_count, by_time
 from trimask.diffusion.settings import Settings
 from trimask.hub import filling, media
@@ -220,7 +220,7 @@ class Model:
         interval: Sequence[float] | None = None,
         missing: Sequence[str] = (),
         size: tuple[int, int] = (32, 32),
-        seconds: float | None = None,
+        seconds: float | str | None = None,
         seed: int = 0,
         on_step: OnStep | None = None,
         options: Overrides | None = None,
@@ -231,11 +231,13 @@ class Model:
         Parts are keywords named by kind (`text`, `image`, `speech`, `sound`, `voice`). A part with a
         hole is completed, any other is a condition. Holes: `[...]`, `[3]` or `[___]` in a text; `box`
         (left, top, right, bottom in pixels) or `mask` (white is filled) for the picture; `interval`
-        (start, end in seconds) for the sound. Kinds in `missing` are made from nothing, pictures of
-        `size`, sounds of `seconds`. What is kept keeps its tokens exactly.
+        (start, end in seconds) for the sound, which is replaced by as much, by so many `seconds`, or with
+        `seconds="any"` by as much as the model finds best. Kinds in `missing` are made from nothing, pictures
+        of `size`, sounds of `seconds`. What is kept keeps its tokens exactly.
 
-        A hole `[...]` inside a text is tried at `hub.layout.HOLE_LENGTHS` and the text with the least
-        bound per token is returned; at the end of a text the model itself decides where to stop.
+        A hole of any length inside a text or a sound is tried at several (`hub.layout.HOLE_LENGTHS`, `STRETCHES`), and
+        what has the least bound per token is returned, of sounds with a text the one from which that text has the
+        least bound; at the end of a part the model itself decides where to stop.
 
         A `Row` or a `Canvas` of codes with hidden targets may be given instead of parts; it is returned filled.
         """
@@ -415,11 +417,17 @@ class Model:
         return replace(row, segments=tuple(done))
 
     def _best(self, rows: Sequence[Row], made: Sequence[Mapping[str, np.ndarray]], seed: int) -> int:
-        """The candidate whose completed targets have the least bound per token."""
+        """The candidate that is most probable by token; of sounds that speak a text, the one that tells it best.
+
+        A sound may go on cheaply, by token: what it says is the better judge of its length.
+        """
         done = [
             replace(r, segments=tuple(replace(s, codes=m.get(s.kind, s.codes), hidden=None) for s in r.segments))
             for r, m in zip(rows, made, strict=True)
         ]
+        if any(s.kind == "text" and not s.target for s in rows[0].segments):
+            codes = [{s.kind: s.codes for s in r.segments if s.kind != VOICE} for r in done]
+            done = [self.layout.scored(c, ["text"], free=False) for c in codes]
         bounds = self.runner.bounds(done, by_count, FIT_DRAWS, seed)
         return int(np.argmin([b.nats / b.tokens for b in bounds]))
 
