@@ -211,6 +211,19 @@ def test_a_stretch_of_any_length_at_the_end_is_the_models_to_end(model: Model):
     assert len(row.segments[-1].codes) == 5
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda model: model.image("very " * 200, **FEW),
+        lambda model: model.text("a", length=300, **FEW),
+        lambda model: model.image("a red circle", negative="very " * 200, guidance=1.0, **FEW),
+    ],
+)
+def test_what_is_longer_than_the_rows_of_the_training_is_refused(model: Model, make):
+    with pytest.raises(UsageError, match=rf"trained on rows of {tiny.CONTEXT}; its text takes \d+"):
+        make(model)
+
+
 def test_missing_parts_are_made_from_the_others(model: Model):
     made = model.fill(text="seven", voice="anna", missing=("image", "speech"), size=(28, 28), seconds=0.2, options=FEW)
     assert set(made) == {"image", "speech"}

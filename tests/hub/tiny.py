@@ -17,6 +17,8 @@ from trimask.tokenizers.image import ImageAutoencoder, ImageSettings, ImageToken
 from trimask.tokenizers.text import TextTokenizer
 
 SENTENCES = ["a red circle above a blue square", "two green stars left of a red moon", "seven", "the end."] * 4
+CONTEXT = 200
+"""Positions of the rows that the model is said to have been trained on."""
 BUCKETS = {"text": (8, 16, 24), "audio": (6, 12), "image": ()}
 AUDIO = AudioSettings(levels=(4, 4), codebooks=2, bands=16, encoder_width=8, inner=8, decoder_width=8, iterations=2)
 IMAGE = ImageSettings(levels=(4, 4), width=8, inner=8, encoder_blocks=(1, 1), decoder_blocks=(1, 1))
@@ -47,5 +49,5 @@ def network(of: dict[str, Tokenizer], stack: bool = False, seed: int = 1) -> Tra
 
 def save(folder: Path) -> Path:
     """A bundle of the tiny model in a folder."""
-    save_bundle(folder, network(tokenizers()), tokenizers(), [MANIFEST], {"step": 3})
+    save_bundle(folder, network(tokenizers()), tokenizers(), [MANIFEST], {"step": 3, "config": {"data.slots": CONTEXT}})
     return folder

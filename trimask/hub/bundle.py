@@ -52,6 +52,12 @@ class Bundle:
     train: Mapping[str, Any] = field(default_factory=dict)
     folder: Path | None = None
 
+    @property
+    def context(self) -> int | None:
+        """Transformer positions of the rows it was trained on; None where the bundle does not say."""
+        found = self.train.get("config", {}).get("data.slots")
+        return found if isinstance(found, int) else None
+
 
 def save_bundle(
     folder: Path | str,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from trimask.core.canvas import Canvas, Composer, Query, Row, Segment, read
+from trimask.core.errors import UsageError
 from trimask.core.memory import Memory
 from trimask.core.modality import Vocabulary
 from trimask.diffusion.bounds import Bound, Plan, bounds
@@ -95,10 +96,12 @@ def endings(canvas: Canvas, vocabulary: Vocabulary) -> Tensor:
 
 
 class Runner:
-    """Completes and scores rows with one placed model."""
+    """Completes and scores rows with one placed model, whose rows had `context` positions in training."""
 
-    def __init__(self, placed: Placed, vocabulary: Vocabulary, weaker: Placed | None = None):
-        self.placed, self.vocabulary, self.weaker = placed, vocabulary, weaker
+    def __init__(
+        self, placed: Placed, vocabulary: Vocabulary, weaker: Placed | None = None, context: int | None = None
+    ):
+        self.placed, self.vocabulary, self.weaker, self.context = placed, vocabulary, weaker, context
         self.engine = Engine(placed, vocabulary, weaker)
 
     def complete(
@@ -111,8 +114,10 @@ class Runner:
     ) -> list[dict[str, np.ndarray]]:
         """Codes of the targets of each row, by kind. Rows draw noise by (seed, key).
 
-        `negative` holds each row under the condition that guidance pushes away from.
+        `negative` holds each row under the condition that guidance pushes away from. Raises `UsageError` for a row that
+        is longer than those of the training: the model knows no such positions.
         """
+        self._check_lengths([*rows, *(negative or ())])
         out: list[dict[str, np.ndarray]] = [{} for _ in rows]
         for task, composer, numbers in self._groups(rows, ROWS, negative):
             canvas = composer.compose([[rows[i]] for i in numbers]).to(self.placed.home)
@@ -123,6 +128,17 @@ class Runner:
                 if span.target:
                     out[numbers[span.row]][span.kind] = read(canvas, self.vocabulary, span)
         return out
+
+    def _check_lengths(self, rows: Sequence[Row]) -> None:
+        measure = Composer(self.vocabulary, LENGTHS[0])
+        for row in rows:
+            slots = measure.size(row)[0]
+            if self.context is not None and slots > self.context:
+                most, kind = max((measure.size(Row((s,)))[0] - 3, s.kind) for s in row.segments)
+                raise UsageError(
+                    f"the request takes {slots} positions, and the model was trained on rows of {self.context}; its "
+                    f"{kind} takes {most} of them: make that shorter"
+                )
 
     def fill(
         self,

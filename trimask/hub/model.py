@@ -110,7 +110,7 @@ class Model:
         placed = [Placed(b.model, place, dtype_of(dtype, place)) for b in (bundle, weaker) if b is not None]
         self.bundle = bundle
         self.layout = Layout(bundle.model.vocabulary, bundle.tokenizers, bundle.defaults)
-        self.runner = Runner(placed[0], self.vocabulary, *placed[1:])
+        self.runner = Runner(placed[0], self.vocabulary, *placed[1:], context=bundle.context)
 
     @property
     def vocabulary(self) -> Vocabulary:
