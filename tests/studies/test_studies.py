@@ -118,6 +118,8 @@ def test_a_seed_does_the_same_to_all_settings():
     mean, error, seeds = fits.compared(points[1.0], points[2.0])
     assert (mean, error, seeds) == (pytest.approx(0.1), pytest.approx(0.0, abs=1e-12), 2)
     assert fits.spread(list(points.values())) == pytest.approx(math.sqrt(0.5))
+    assert "0.7071 nats" in fits.seed_noise(list(points.values()))
+    assert "not known" in fits.seed_noise([{0: 2.0}])
 
 
 def test_slopes_are_those_of_a_power_law():

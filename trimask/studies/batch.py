@@ -71,8 +71,7 @@ class Batch(Study):
     def report(self, base: TrainConfig, rows: Sequence[Row]) -> Report:
         out = Report("Final loss against the physical batch")
         groups = fits.by(rows, "scaled", "rows", "steps")
-        noise = fits.spread([*groups.values()])
-        out.findings.append(f"Seed noise (standard deviation of one setting over its seeds): {noise:.4f} nats a token.")
+        out.findings.append(fits.seed_noise([*groups.values()]))
         lines: list[list[str]] = []
         for horizon in self.horizons:
             sizes = self.batches(base, horizon)

@@ -75,6 +75,12 @@ def spread(groups: Sequence[Mapping[int, float]]) -> float:
     return math.sqrt(sum(float(((g - g.mean()) ** 2).sum()) for g in several) / freedom) if freedom else math.nan
 
 
+def seed_noise(groups: Sequence[Mapping[int, float]]) -> str:
+    """A sentence about `spread`."""
+    noise, what = spread(groups), "Seed noise (standard deviation of one setting over its seeds)"
+    return f"{what}: {noise:.4f} nats a token." if math.isfinite(noise) else f"{what}: not known, it takes two seeds."
+
+
 def slopes(rows: Sequence[Row], axis: str) -> dict[str, float]:
     """Slope of log value over log width or depth, by least squares over all seeds.
 

@@ -114,8 +114,7 @@ class Horizon(Study):
         if not shown:
             return out
         out.plots["kappa"] = plots.basins(shown, "horizons", "kappa")
-        noise = fits.spread([seeds for basin in basins.values() for seeds in basin.values()])
-        out.findings.append(f"Seed noise (standard deviation of one setting over its seeds): {noise:.4f} nats a token.")
+        out.findings.append(fits.seed_noise([seeds for basin in basins.values() for seeds in basin.values()]))
         known = fits.losses(rows)
         cells = [self._cell(base, m, k, n) for m in self.horizons for k in self._kappas(m) for n in range(self.seeds)]
         if all(cell in known for cell in cells):

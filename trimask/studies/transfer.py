@@ -87,8 +87,7 @@ class Transfer(Study):
     def report(self, base: TrainConfig, rows: Sequence[Row]) -> Report:
         out = Report("The best learning rate over width and depth")
         groups = fits.by(rows, "parametrization", "width", "depth", "rate")
-        noise = fits.spread(list(groups.values()))
-        out.findings.append(f"Seed noise (standard deviation of one setting over its seeds): {noise:.4f} nats a token.")
+        out.findings.append(fits.seed_noise(list(groups.values())))
         lines: list[list[str]] = []
         for p in self.parametrizations:
             basins: dict[tuple[int, int], dict[float, dict[int, float]]] = {}
