@@ -99,9 +99,10 @@ def blank(vocabulary: Vocabulary, shape: Shape) -> Canvas:
     return Composer(vocabulary, shape.tokens + 8).compose([[Row((line,), str(i))] for i in range(shape.rows)])
 
 
-def measure(shape: Shape, rounds: int) -> dict[str, dict]:
+def measure(shape: Shape, rounds: int, compiled: bool = False) -> dict[str, dict]:
     """Order -> milliseconds of a step, the share outside of the model, passes and tokens a second."""
-    timed = Timed(model_of(shape))
+    model = model_of(shape)
+    timed = Timed(model.compiled(dynamic=True) if compiled else model)
     vocabulary = timed.model.vocabulary
     canvas, engine = blank(vocabulary, shape), Engine(timed, vocabulary)
     no_ends_BL = torch.zeros_like(canvas.maskable_BL)
@@ -134,11 +135,13 @@ def main() -> None:
     parser.add_argument("--shape", choices=[*SHAPES], default="small")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--compile", action="store_true", help="with torch.compile")
     parser.add_argument("-o", "--out", type=Path, help="also write the figures as JSON")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    found = measure(SHAPES[options.shape], options.rounds)
-    print(f"{SHAPES[options.shape]}, fp32, {options.threads} thread(s), {options.rounds} rounds")
+    found = measure(SHAPES[options.shape], options.rounds, options.compile)
+    how = "compiled" if options.compile else "eager"
+    print(f"{SHAPES[options.shape]}, fp32, {how}, {options.threads} thread(s), {options.rounds} rounds")
     print(f"{'order':16} {'passes':>6} {'ms a step':>9} {'tokens/s':>9}   own share (lowest, median, highest)")
     for name, row in found.items():
         low, middle, high = row["own"]

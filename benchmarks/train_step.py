@@ -32,7 +32,7 @@ from trimask.diffusion.forward import Masked
 from trimask.diffusion.objective import loss, restrict, terms
 from trimask.model.accounting import parameters, step_flops
 from trimask.model.config import ModelConfig
-from trimask.model.transformer import Transformer
+from trimask.model.transformer import Transformer, run_block
 from trimask.optim.optimizer import Optimizer, OptimizerConfig
 from trimask.recipes import configure
 from trimask.train.device import matmul_rate, name
@@ -145,11 +145,11 @@ def settings(shape: Shape) -> dict[str, tuple[Callable[[], None], int, int]]:
     def made(masked: Masked, content: int, joint: bool = False, dtype=torch.bfloat16, compiled: bool = False):
         queried = {q.alphabet: len(q.index_N) for q in masked.queries}
         flops = step_flops(shape.model, shape.rows, shape.slots, queried)
-        body = torch.compile(network._body) if compiled else network._body
+        block = torch.compile(run_block) if compiled else run_block
         inner = step(shape, network, masked, joint)
 
         def run() -> None:
-            network.dtype, network.body = dtype, body
+            network.dtype, network.run_block = dtype, block
             inner()
 
         return run, content, flops
@@ -170,8 +170,8 @@ def body_share(shape: Shape, rate: float, rounds: int) -> dict[str, float]:
     masked, _ = batch(shape, packed=True)
     flops = step_flops(shape.model, shape.rows, shape.slots, {})
     out = {}
-    for label, body in (("eager", network._body), ("torch.compile", torch.compile(network._body))):
-        network.body = body
+    for label, block in (("eager", run_block), ("torch.compile", torch.compile(run_block))):
+        network.run_block = block
         times = []
         for i in range(rounds + 1):
             start = time.perf_counter()

@@ -268,6 +268,28 @@ def test_a_row_of_the_shipped_size_is_bit_identical_in_any_batch(shipped, dtype)
         assert all(torch.equal(together[k], alone[k]) for k in shared)
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_so_is_a_row_of_compiled_blocks(dtype):
+    v = vocabulary("shipped")
+    network = model(v).compiled(dynamic=True)
+    network.dtype = dtype
+    composer, rows = Composer(v, 64, 96), [[item(i)] for i in range(5)]
+    settings = {m.name: Settings(Confidence(steps=4, gumbel=1.0), guidance=1.0) for m in v.modalities}
+    with network.frozen():
+        batch = sample(Engine(network, v), composer.compose(rows), settings, 3, range(5))
+        for i, row in enumerate(rows):
+            alone = sample(Engine(network, v), composer.compose([row]), settings, 3, [i])
+            assert torch.equal(alone.ids_BL[0], batch.ids_BL[i])
+    with torch.no_grad():
+        canvas = composer.compose(rows)
+        asked = queries(canvas, canvas.maskable_BL, v)
+        compiled = network(canvas, asked)
+        with network.eager():
+            for one, other in zip(compiled, network(canvas, asked), strict=True):
+                torch.testing.assert_close(one, other, **({"atol": 0.1, "rtol": 0.1} if dtype != torch.float32 else {}))
+
+
 def test_codes_that_share_a_digit_share_what_is_learned_of_it():
     v = vocabulary()
     table = IdTable(v, 8)

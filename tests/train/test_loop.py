@@ -22,7 +22,7 @@ from trimask.core.modality import Modality, Vocabulary
 from trimask.diffusion.forward import corrupt
 from trimask.hub.bundle import load_bundle, save_bundle
 from trimask.model.config import ModelConfig
-from trimask.model.transformer import Transformer
+from trimask.model.transformer import Transformer, run_block
 from trimask.optim.optimizer import OptimizerConfig
 from trimask.optim.parametrization import COMPLETEP
 from trimask.tokenizers.text import TextTokenizer
@@ -151,10 +151,10 @@ def test_validation_without_a_cadence_or_of_paired_masks_is_refused():
 
 def test_evaluation_sees_the_blocks_uncompiled_and_training_gets_them_back():
     model = Transformer(toy_run.config("x").model).compiled()
-    before = model.body
+    before = model.run_block
     with model.eager():
-        assert model.body == model._body != before
-    assert model.body is before
+        assert model.run_block is run_block is not before
+    assert model.run_block is before
 
 
 def test_validation_weights_are_those_of_the_bound_whatever_training_uses():

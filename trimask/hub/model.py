@@ -103,10 +103,20 @@ class Model:
     defaults come from the bundle. `fill` takes all but the seed as `options`, since its keywords are the parts.
     """
 
-    def __init__(self, bundle: Bundle, device: str = "auto", dtype: str = "auto", weaker: Bundle | None = None):
+    def __init__(
+        self,
+        bundle: Bundle,
+        device: str = "auto",
+        dtype: str = "auto",
+        weaker: Bundle | None = None,
+        compile: bool = False,
+    ):
         if weaker is not None and _written_in(weaker) != _written_in(bundle):
             raise UsageError("the weaker model has other tokenizers or another vocabulary; guidance needs the same")
         place = device_of(device)
+        for made in (bundle, weaker):
+            if compile and made is not None:
+                made.model.compiled(dynamic=True)
         placed = [Placed(b.model, place, dtype_of(dtype, place)) for b in (bundle, weaker) if b is not None]
         self.bundle = bundle
         self.layout = Layout(bundle.model.vocabulary, bundle.tokenizers, bundle.defaults)
@@ -462,12 +472,17 @@ def _written_in(bundle: Bundle) -> tuple[Vocabulary, dict[str, str]]:
 
 
 def load(
-    name: str | Path = "nano", device: str = "auto", dtype: str = "auto", weaker: str | Path | None = None
+    name: str | Path = "nano",
+    device: str = "auto",
+    dtype: str = "auto",
+    weaker: str | Path | None = None,
+    compile: bool = False,
 ) -> Model:
     """A model by the name of a shipped one, or by the path of a bundle, a checkpoint or a run folder.
 
     `device`: auto, cpu, cuda or mps. `dtype` of computing: auto (bf16 on CUDA, else fp32), bf16, fp32. `weaker` names a
     model, such as an early checkpoint of the same run, that guidance pushes away from instead of the null condition.
+    `compile` the blocks with torch.compile: pays where minutes are spent sampling, and needs a C++ compiler on the CPU.
     Raises `ArtifactError` where there is no such model, or it is damaged or of another make.
     """
-    return Model(load_bundle(find(name)), device, dtype, load_bundle(find(weaker)) if weaker else None)
+    return Model(load_bundle(find(name)), device, dtype, load_bundle(find(weaker)) if weaker else None, compile)

@@ -225,19 +225,12 @@ class Transformer(nn.Module):
         rows = enumerate(config.vocabulary.modalities)
         self.timing = nn.ModuleDict({row.name: Timing(config.vocabulary, m) for m, row in rows if row.timed})
         self.dtype = torch.float32
-        self.body = self._body
+        self.run_block = run_block
         initialise(self, seed)
 
     @property
     def vocabulary(self) -> Vocabulary:
         return self.config.vocabulary
-
-    def _body(self, x_BPD: Tensor, rope: tuple[Tensor, Tensor], mask_B1PP: Tensor, last: Fresh | None = None) -> Tensor:
-        reach = everywhere(mask_B1PP)
-        *blocks, final = self.blocks
-        for block in blocks:
-            x_BPD = block(x_BPD, rope, reach)
-        return final(x_BPD, rope, reach) if last is None else final(x_BPD, rope, last.attend, last.at_N)
 
     def _coordinates(self, canvas: Canvas) -> Tensor:
         coords_BP2 = canvas.coords_BP2.float()
@@ -252,16 +245,22 @@ class Transformer(nn.Module):
         """Final residual stream (B, P, D) in the compute dtype; (N, D) where the last block computes some positions."""
         x_BPD = self.embedding(canvas, self.dtype).to(self.dtype)
         mask_B1PP = attention_mask(canvas.segment_BP, canvas.sees_BGG)
-        return self.body(x_BPD, self._rope(self._coordinates(canvas)), mask_B1PP, last)
+        rope = self._rope(self._coordinates(canvas))
+        *blocks, final = self.blocks
+        for block in blocks:
+            x_BPD = self.run_block(block, x_BPD, rope, mask_B1PP)
+        if last is not None:
+            return final(x_BPD, rope, last.attend, last.at_N)
+        return self.run_block(final, x_BPD, rope, mask_B1PP)
 
     def forward(self, canvas: Canvas, queries: Sequence[Query], joint: bool = False) -> list[Tensor]:
         """Logits in fp32 of each query: (N, A) over its alphabet, or (N, V) with `joint`.
 
-        Without gradients, and where the blocks are not compiled, the last block computes only positions that are asked.
+        Without gradients the last block computes only positions that are asked.
         """
         slot = slots(canvas)
         at = [slot[q.index_N] for q in queries]
-        if torch.is_grad_enabled() or self.body != self._body or not queries:
+        if torch.is_grad_enabled() or not queries:
             x_XD = self.hidden(canvas).flatten(0, 1)
         else:
             asked_BP = torch.zeros_like(canvas.segment_BP, dtype=torch.bool)
@@ -301,19 +300,24 @@ class Transformer(nn.Module):
         """Within it weights do not change and no gradient is taken: tables made of them are made once."""
         return frozen(self)
 
-    def compiled(self) -> "Transformer":
-        """Compile the blocks (static shapes); embedding and head stay eager."""
-        self.body = torch.compile(self._body)
+    def compiled(self, dynamic: bool | None = None) -> "Transformer":
+        """Compile a block, once for all of them; embedding and head stay eager. `dynamic`: for many sizes."""
+        self.run_block = torch.compile(run_block, dynamic=dynamic)
         return self
 
     @contextmanager
     def eager(self) -> Iterator[None]:
         """The blocks uncompiled, for batches of many shapes: each would be compiled anew."""
-        before, self.body = self.body, self._body
+        before, self.run_block = self.run_block, run_block
         try:
             yield
         finally:
-            self.body = before
+            self.run_block = before
+
+
+def run_block(block: nn.Module, x_BPD: Tensor, rope: tuple[Tensor, Tensor], mask_B1PP: Tensor) -> Tensor:
+    """A block of which all positions are computed."""
+    return block(x_BPD, rope, everywhere(mask_B1PP))
 
 
 def matrix_std(fan_in: int) -> float:
