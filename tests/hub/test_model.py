@@ -12,13 +12,14 @@ from trimask.core.canvas import Composer, Row, Segment
 from trimask.core.errors import DataError, UsageError
 from trimask.core.item import Audio
 from trimask.data.tasks import Task, lay
+from trimask.diffusion.bounds import by_count
 from trimask.hub import filling
 from trimask.hub.bundle import Bundle
 from trimask.hub.engine import padded
 from trimask.hub.filling import Request
 from trimask.hub.holes import template
-from trimask.hub.layout import Layout, Size
-from trimask.hub.model import Model
+from trimask.hub.layout import HOLE_LENGTHS, Layout, Size
+from trimask.hub.model import FIT_DRAWS, Model
 
 CLIP = Audio(np.sin(np.arange(6400) / 20).astype(np.float32) * 0.5, 16_000)
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 28, 3), dtype=np.uint8))
@@ -189,7 +190,7 @@ def test_what_replaces_a_stretch_may_be_shorter_or_longer(model: Model, seconds:
     assert edited.seconds == pytest.approx(CLIP.seconds - 0.08 + seconds)
 
 
-def test_a_stretch_of_any_length_is_the_one_with_the_least_bound(model: Model):
+def test_a_stretch_of_any_length_is_tried_at_six(model: Model):
     request = Request({"speech": CLIP}, interval=(0.12, 0.28), size=Size(seconds="any"))
     rows = filling.rows_of(request, model.layout)
     removed, before = 4, codes(model, "speech", CLIP)
@@ -200,9 +201,29 @@ def test_a_stretch_of_any_length_is_the_one_with_the_least_bound(model: Model):
     for row, length in zip(rows, tried, strict=True):
         assert (row.segments[-1].codes[:3] == before[:3]).all()
         assert (row.segments[-1].codes[3 + length :] == before[7:]).all()
-    one = model.fill(speech=CLIP, interval=(0.12, 0.28), seconds="any", options=FEW)["speech"]
-    again = model.fill(speech=CLIP, interval=(0.12, 0.28), seconds="any", options=FEW)["speech"]
-    assert (one.samples == again.samples).all()
+
+
+@pytest.mark.parametrize("text", [None, "seven"])
+def test_the_stretch_that_is_kept_has_the_least_bound(model: Model, text: str | None):
+    """By token, of the sound itself or, where there is one, of its text."""
+    given = {} if text is None else {"text": text}
+    request = Request({"speech": CLIP, **given}, interval=(0.12, 0.28), size=Size(seconds="any"))
+    rows = filling.rows_of(request, model.layout)
+    tried = [model.fill(row, options=FEW).segments[-1].codes for row in rows]
+    parts = [{"speech": c, **{k: codes(model, k, v) for k, v in given.items()}} for c in tried]
+    judged = [model.layout.scored(p, ["text" if text else "speech"], free=False) for p in parts]
+    bounds = [b.nats / b.tokens for b in model.runner.bounds(judged, by_count, FIT_DRAWS, 0)]
+    assert len({len(c) for c in tried}) == len(set(bounds)) == 6
+    kept = model.fill(speech=CLIP, **given, interval=(0.12, 0.28), seconds="any", options=FEW)["speech"]
+    assert (kept.samples == model.layout.decode("speech", [tried[int(np.argmin(bounds))]])[0].samples).all()
+
+
+def test_of_several_lengths_those_are_tried_that_the_model_knows(model: Model):
+    words = next("a " * n for n in range(tiny.CONTEXT) if len(codes(model, "text", "a " * n)) > tiny.CONTEXT - 12)
+    rows = filling.rows_of(Request({"text": f"{words}[...] a"}), model.layout)
+    known = [model.runner.fits(row) for row in rows]
+    assert known[0] and not known[-1] and len(rows) == len(HOLE_LENGTHS)
+    assert model.fill(text=f"{words}[...] a", options=FEW)["text"].startswith("a a")
 
 
 def test_a_stretch_of_any_length_at_the_end_is_the_models_to_end(model: Model):
@@ -220,7 +241,7 @@ def test_a_stretch_of_any_length_at_the_end_is_the_models_to_end(model: Model):
     ],
 )
 def test_what_is_longer_than_the_rows_of_the_training_is_refused(model: Model, make):
-    with pytest.raises(UsageError, match=rf"trained on rows of {tiny.CONTEXT}; its text takes \d+"):
+    with pytest.raises(UsageError, match=rf"more than the {tiny.CONTEXT} of the rows .*text \d\d\d"):
         make(model)
 
 
@@ -243,6 +264,11 @@ def test_missing_parts_are_made_from_the_others(model: Model):
         ({"missing": ("video",)}, "no segments of kind 'video'"),
         ({"missing": ("speech",), "seconds": -1.0}, "nothing to fill"),
         ({"missing": ("speech",), "seconds": "long"}, "a number or 'any'"),
+        ({"missing": ("speech",), "seconds": math.inf}, "no end"),
+        (
+            {"text": "a [...] b", "speech": CLIP, "interval": (0.1, 0.2), "seconds": "any"},
+            "two parts have holes of any length",
+        ),
         ({"image": PICTURE, "box": (0, 0, 8, 8), "mask": PICTURE}, "either a box or a mask"),
     ],
 )

@@ -197,7 +197,11 @@ def test_what_else_is_asked_never_matters(layout):
     v = vocabulary(layout)
     network, canvas = model(v), Composer(v, 60, 64).compose([[item(0)], [item(1)]])
     full = {q.alphabet: x for q, x in zip(queries(canvas, canvas.maskable_BL, v), _all(network, canvas), strict=True)}
-    alone = canvas.maskable_BL & (torch.arange(2) == 1)[:, None] & (torch.rand(canvas.shape) < 0.3)
+    alone = (
+        canvas.maskable_BL
+        & (torch.arange(2) == 1)[:, None]
+        & (torch.rand(canvas.shape, generator=torch.Generator().manual_seed(0)) < 0.3)
+    )
     with torch.no_grad():
         every, some = (
             {q.alphabet: (q, x) for q, x in zip(asked, network(canvas, asked), strict=True)}
@@ -252,14 +256,13 @@ def large_item(v: Vocabulary, seed: int) -> Row:
     return Row((said, picture, speech), f"item{seed}")
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-def test_a_row_of_the_shipped_size_is_bit_identical_in_any_batch(shipped, dtype):
+def test_a_row_of_the_shipped_size_is_bit_identical_in_any_batch(shipped):
+    """In fp32. Products in bf16 add up in another order for another number of rows, where rows are long."""
     v = shipped.vocabulary
     composer = Composer(v, 96, 256)
-    shipped.dtype = dtype
     rows = [large_item(v, i) for i in range(17)]
     alone: dict[tuple[str, int, int], torch.Tensor] = {}
-    for i in (0, 1, 2, 16):
+    for i in range(17):
         alone |= scored(shipped, composer.compose([rows[i : i + 1]]))
     for batch in (rows[:3], rows, rows[::-1]):
         together = scored(shipped, composer.compose([[r] for r in batch]))

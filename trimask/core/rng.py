@@ -39,7 +39,7 @@ def row_key(*parts: Part) -> int:
 
 
 def uniforms(key: Tensor, *counters: Tensor | int) -> Tensor:
-    """Numbers in [0, 1), float64, that depend on int64 `key` and counters alone; all broadcast.
+    """Numbers in [0, 1), float64, that depend on `key` and counters alone: int64 tensors, not scalars; all broadcast.
 
     A counter-based generator on the tensors' device: key and counters go one after the other through the finalizer of
     SplitMix64 (Steele, Lea and Flood 2014). The same numbers on every device that has float64.

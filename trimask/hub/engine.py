@@ -129,15 +129,20 @@ class Runner:
                     out[numbers[span.row]][span.kind] = read(canvas, self.vocabulary, span)
         return out
 
+    def fits(self, row: Row) -> bool:
+        """Whether the model was trained on rows as long as this one."""
+        return self.context is None or self._size(row) <= self.context
+
+    def _size(self, row: Row) -> int:
+        return Composer(self.vocabulary, LENGTHS[0]).size(row)[0]
+
     def _check_lengths(self, rows: Sequence[Row]) -> None:
-        measure = Composer(self.vocabulary, LENGTHS[0])
         for row in rows:
-            slots = measure.size(row)[0]
-            if self.context is not None and slots > self.context:
-                most, kind = max((measure.size(Row((s,)))[0] - 3, s.kind) for s in row.segments)
+            if not self.fits(row):
+                parts = ", ".join(f"{s.kind} {self._size(Row((s,))) - self._size(Row(()))}" for s in row.segments)
                 raise UsageError(
-                    f"the request takes {slots} positions, and the model was trained on rows of {self.context}; its "
-                    f"{kind} takes {most} of them: make that shorter"
+                    f"the request takes {self._size(row)} positions, more than the {self.context} of the rows that the "
+                    f"model was trained on ({parts}); ask for less, or shorten what is given"
                 )
 
     def fill(

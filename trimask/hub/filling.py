@@ -29,7 +29,7 @@ class Request:
 
 
 def rows_of(request: Request, layout: Layout) -> list[Row]:
-    """One row, or one per length that is tried for a hole of free length inside a text.
+    """One row, or one per length that is tried for a hole of free length inside a text or a sound.
 
     Raises `UsageError` for a hole without a part, a part without need, and nothing to fill.
     """
@@ -44,6 +44,8 @@ def rows_of(request: Request, layout: Layout) -> list[Row]:
     }
     codes = {k: layout.encode(k, [v])[0] for k, v in given.items()}
     tries = max((len(t) for t in targets.values()), default=0)
+    if sum(len(t) > 1 for t in targets.values()) > 1:
+        raise UsageError("two parts have holes of any length; give all but one a number of tokens or of seconds")
     if not tries:
         raise UsageError("nothing is to be filled: give a part a hole, or name a missing kind")
     return [layout.row(codes, {k: t[i % len(t)] for k, t in targets.items()}) for i in range(tries)]

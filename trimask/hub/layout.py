@@ -5,6 +5,7 @@ positions start as MASK. Generating, continuing, infilling and editing differ in
 """
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -145,7 +146,9 @@ class Layout:
         if span < need:
             span = next((b for b in self.modality(kind).buckets if b >= need), 0)
         if not span:
-            raise UsageError(f"{len(codes)} units leave no room in the longest free {kind}; say how long it is to be")
+            speaks = self.modality(kind).grid == "frames"
+            kept = f"{len(codes) / self.rate(kind):.1f} seconds" if speaks else f"{len(codes)} tokens"
+            raise UsageError(f"{kept} that are kept leave no room in the longest free {kind}; say how long it is to be")
         hidden = np.arange(span) >= len(codes)
         return Target(codes, span, hidden)
 
@@ -197,8 +200,8 @@ class Layout:
             return None
         if isinstance(seconds, str):
             raise UsageError(f"seconds are a number or {ANY!r}, got {seconds!r}")
-        if not seconds > 0:
-            raise UsageError(f"a {kind} of {seconds:g} seconds has nothing to fill")
+        if not 0 < seconds < math.inf:
+            raise UsageError(f"a {kind} of {seconds:g} seconds has nothing to fill, or no end")
         silence = Audio(np.zeros(max(1, round(seconds * _PROBE_RATE)), np.float32), _PROBE_RATE)
         return len(self.encode(kind, [silence])[0])
 

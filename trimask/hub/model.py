@@ -39,7 +39,7 @@ from trimask.hub.layout import Layout, Size, Target, keyed, task_of
 from trimask.hub.media import AudioLike, ImageLike
 
 FIT_DRAWS = 16
-"""Model evaluations that judge one candidate length of a free hole inside a text."""
+"""Model evaluations that judge one candidate length of a free hole inside a text or a sound."""
 
 
 @dataclass(frozen=True)
@@ -245,9 +245,9 @@ class Model:
         `seconds="any"` by as much as the model finds best. Kinds in `missing` are made from nothing, pictures
         of `size`, sounds of `seconds`. What is kept keeps its tokens exactly.
 
-        A hole of any length inside a text or a sound is tried at several (`hub.layout.HOLE_LENGTHS`, `STRETCHES`), and
-        what has the least bound per token is returned, of sounds with a text the one from which that text has the
-        least bound; at the end of a part the model itself decides where to stop.
+        A hole of any length inside a text or a sound is tried at several (`hub.layout.HOLE_LENGTHS`, `STRETCHES`).
+        The result with the least bound per token is returned. Where a sound is given with its text, that is the bound
+        of the text, given the sound. At the end of a part the model itself decides where to stop.
 
         A `Row` or a `Canvas` of codes with hidden targets may be given instead of parts; it is returned filled.
         """
@@ -257,6 +257,8 @@ class Model:
             return self._fill_row(self.layout.prepared(canvas), seed, on_step, options or {})
         asked = filling.Request(parts, box, mask, interval, missing, Size(size, seconds))
         rows = filling.rows_of(asked, self.layout)
+        # Of several lengths, those that the model knows; where it knows none of them, the first error is the answer.
+        rows = [row for row in rows if self.runner.fits(row)] or rows[:1]
         made = self.runner.complete(rows, self._settings(options or {}), seed, on_step)
         best = made[self._best(rows, made, seed)] if len(rows) > 1 else made[0]
         return {kind: self._show(kind, [codes])[0] for kind, codes in best.items()}
@@ -289,15 +291,23 @@ class Model:
         planes = all(s.span is None for s in row.segments if s.target)
         return Score(row.task, count, time, planes, size)
 
-    # Batched forms, as the evaluation suite takes them: lists in, lists out.
+    # Batched forms, as the evaluation suite takes them: lists in, lists out. One long item must not end an evaluation.
+
+    @property
+    def _of_any_length(self) -> "Model":
+        """The same model, which is also asked for what is longer than the rows that it was trained on."""
+        other = copy(self)
+        other.runner = copy(self.runner)
+        other.runner.context = None
+        return other
 
     def images(self, captions: Sequence[str], seed: int, size: tuple[int, int] = (32, 32)) -> list[np.ndarray]:
         """uint8 (Y, X, 3) of each caption; `size` is (width, height)."""
-        return [np.array(i) for i in self.image(list(captions), seed=seed, size=size)]
+        return [np.array(i) for i in self._of_any_length.image(list(captions), seed=seed, size=size)]
 
     def clips(self, texts: Sequence[str], voices: Sequence[str] | None, seed: int) -> list[Audio]:
         """A recording of each text, each in its voice."""
-        return self.speech(list(texts), None if voices is None else list(voices), seed=seed)
+        return self._of_any_length.speech(list(texts), None if voices is None else list(voices), seed=seed)
 
     def texts(self, n: int, seed: int) -> list[str]:
         """`n` texts from nothing."""
@@ -305,17 +315,17 @@ class Model:
 
     def captions(self, images: Sequence[np.ndarray], seed: int) -> list[str]:
         """A caption of each uint8 picture (Y, X, 3)."""
-        return self.caption(list(images), seed=seed)
+        return self._of_any_length.caption(list(images), seed=seed)
 
     def transcripts(self, clips: Sequence[Audio], seed: int) -> list[str]:
         """A transcript of each recording."""
-        return self.transcribe(list(clips), seed=seed)
+        return self._of_any_length.transcribe(list(clips), seed=seed)
 
     def words(self, gaps: Sequence[Gap], seed: int) -> list[str]:
         """The most probable word in each gap of a text; the number of its tokens is given."""
         targets = [self.layout.gap(g.before, g.word, g.after) for g in gaps]
         rows = numbered([self.layout.row({}, {"text": t}) for t in targets])
-        made = self.runner.complete(rows, self._settings({"temperature": 0.0}), seed)
+        made = self._of_any_length.runner.complete(rows, self._settings({"temperature": 0.0}), seed)
         hidden = [np.flatnonzero(t.hidden) for t in targets]
         return [s.strip() for s in self._show("text", [m["text"][h] for m, h in zip(made, hidden, strict=True)])]
 

@@ -301,7 +301,10 @@ class Transformer(nn.Module):
         return frozen(self)
 
     def compiled(self, dynamic: bool | None = None) -> "Transformer":
-        """Compile a block, once for all of them; embedding and head stay eager. `dynamic`: for many sizes."""
+        """Compile a block, once for all of them; `dynamic` for batches of many sizes.
+
+        What computes some positions only stays eager: the last block without gradients, and evaluations with a memory.
+        """
         self.run_block = torch.compile(run_block, dynamic=dynamic)
         return self
 
