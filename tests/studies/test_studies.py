@@ -219,15 +219,16 @@ def test_horizon_recovers_gamma_and_tries_it_on_a_longer_run(base, gamma: float)
     study = Horizon(seeds=3)
 
     def loss(c: Cell) -> float:
-        best = -gamma * math.log(c.steps / 10)
+        best = math.log(0.7) - gamma * math.log(c.steps / 10)
         return 2 + 0.1 * (math.log(dict(c.variant)[KAPPA]) - best) ** 2 + noise(c.seed) + 1e-3 * noise(c)
 
     rows = finished(study, base, loss)
     losses = study.losses(base, rows)
-    found, (low, high) = study.fitted(losses), study.interval(losses)
+    (found, at_base), (low, high) = study.fitted(losses), study.interval(losses)
     assert found == pytest.approx(gamma, abs=0.05) and low <= found <= high and high - low < 0.2
+    assert at_base == pytest.approx(0.7, rel=0.05)
     longer = {dict(r.cell.variant)[KAPPA] for r in rows if r.cell.steps == 80}
-    assert min(abs(math.log(k / 8**-gamma)) for k in longer) < 0.1
+    assert min(abs(math.log(k / (0.7 * 8**-gamma))) for k in longer) < 0.1
     assert any(line.startswith("Held out, m_D = 8") for line in study.report(base, rows).findings)
 
 

@@ -1,9 +1,9 @@
 """`trimask study horizon`: by what power of the horizon does the logical batch grow?
 
-At the base's batch and several lengths of a run kappa is set by hand over a grid. What is best falls as m_D^-gamma:
-gamma is the slope of a line through the minima of parabolas, with an interval from a bootstrap of what the parabolas
-and the effects of the seeds leave. A longer run that the fit has not seen is then trained with the kappa that follows
-and with its neighbours.
+At the base's batch and several lengths of a run kappa is set by hand over a grid. What is best falls as k0 m_D^-gamma,
+where k0 is the best at the base's own length (1 if its rate is): both are fitted at once, by parabolas in log kappa of
+one width, with a level for every seed at every length and an interval from a bootstrap of what they leave. A longer
+run that the fit has not seen is then trained with the kappa that follows and with its neighbours.
 """
 
 import math
@@ -50,8 +50,10 @@ class Horizon(Study):
         known = fits.losses(rows)
         if not all(cell in known for cell in fitted):
             return fitted
-        gamma = self.fitted(self.losses(base, rows))
-        own = self._rounded(self.held_out**-gamma)
+        gamma, best = self.fitted(self.losses(base, rows))
+        if math.isnan(gamma):
+            return fitted
+        own = self._rounded(best * self.held_out**-gamma)
         grid = [own * 2.0**power for power in (0, -1, 1)]
         return [*fitted, *(self._cell(base, self.held_out, k, s) for s in range(self.seeds) for k in grid)]
 
@@ -70,21 +72,35 @@ class Horizon(Study):
     def _cell(self, base: TrainConfig, m: float, kappa: float, seed: int) -> Cell:
         return cell_of(base, steps=round(m * cell_of(base).steps), seed=seed, variant=((KAPPA, kappa),))
 
-    def fitted(self, basins: Mapping[float, np.ndarray]) -> float:
-        """gamma: minus the slope of log kappa over log m_D through the minima. Losses are (kappa, seed)."""
-        best = [math.log(minimum(self._kappas(m), losses.mean(1))) for m, losses in basins.items()]
-        return -float(np.polyfit(np.log(list(basins)), best, 1)[0])
+    def fitted(self, basins: Mapping[float, np.ndarray]) -> tuple[float, float]:
+        """gamma, and the best kappa at the horizon 1. Losses are (kappa, seed). nan where the basins open downwards."""
+        design, losses = self._equations(basins)
+        return _solved(np.linalg.lstsq(design, losses)[0])
 
     def interval(self, basins: Mapping[float, np.ndarray]) -> tuple[float, float]:
         """Ends of the interval of 95 % of gamma, from resampled residuals."""
-        smooth = {m: smoothed(self._kappas(m), losses) for m, losses in basins.items()}
-        left = np.concatenate([(losses - smooth[m]).ravel() for m, losses in basins.items()])
-        fitted_there = sum(3 + losses.shape[1] - 1 for losses in basins.values())
-        left = left * math.sqrt(len(left) / max(1, len(left) - fitted_there))
+        design, losses = self._equations(basins)
+        fitted = design @ np.linalg.lstsq(design, losses)[0]
+        free = max(1, len(losses) - design.shape[1])
+        left = (losses - fitted) * math.sqrt(len(losses) / free)
         rng = generator("horizon", "bootstrap")
-        drawn = [self.fitted({m: s + rng.choice(left, s.shape) for m, s in smooth.items()}) for _ in range(RESAMPLES)]
-        low, high = np.quantile(drawn, (0.025, 0.975))
+        again = fitted + rng.choice(left, (RESAMPLES, len(left)))
+        drawn = [_solved(found)[0] for found in np.linalg.lstsq(design, again.T)[0].T]
+        low, high = np.nanquantile(drawn, (0.025, 0.975))
         return float(low), float(high)
+
+    def _equations(self, basins: Mapping[float, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Loss = a x^2 + b x + c x log m_D + a level of (m_D, seed), x = log kappa: a line and a loss for each run."""
+        lines, losses, levels = [], [], []
+        for m, of in basins.items():
+            for kappa, by_seed in zip(self._kappas(m), of, strict=True):
+                x = math.log(kappa)
+                lines += [(x * x, x, x * math.log(m))] * len(by_seed)
+                levels += [(m, seed) for seed in range(len(by_seed))]
+                losses += [*by_seed]
+        known = {level: i for i, level in enumerate(dict.fromkeys(levels))}
+        level = np.eye(len(known))[[known[one] for one in levels]]
+        return np.concatenate([np.array(lines), level], 1), np.array(losses)
 
     def _kappas(self, m: float) -> list[float]:
         return [self._grid(m, power) for power in self.powers]
@@ -119,19 +135,19 @@ class Horizon(Study):
         cells = [self._cell(base, m, k, n) for m in self.horizons for k in self._kappas(m) for n in range(self.seeds)]
         if all(cell in known for cell in cells):
             losses = self.losses(base, rows)
-            gamma, (low, high) = self.fitted(losses), self.interval(losses)
-            out.findings.append(f"gamma = {gamma:.2f}, 95 % interval {low:.2f} to {high:.2f} (bootstrap of residuals).")
-            best = {m: minimum(self._kappas(m), of.mean(1)) for m, of in losses.items()}
-            inside = {m: self._kappas(m)[0] < k < self._kappas(m)[-1] for m, k in best.items()}
-            out.tables.append(
-                (
-                    "Best kappa",
-                    ["m_D", "kappa", "fitted m_D^-gamma", "within the grid"],
-                    [[f"{m:g}", f"{k:.3f}", f"{m**-gamma:.3f}", "yes" if inside[m] else "no"] for m, k in best.items()],
-                )
+            (gamma, at_base), (low, high) = self.fitted(losses), self.interval(losses)
+            out.findings.append(
+                f"gamma = {gamma:.2f}, 95 % interval {low:.2f} to {high:.2f} (bootstrap of residuals); the best kappa "
+                f"at m_D = 1 is {at_base:.2f}."
             )
+            lines = []
+            for m in losses:
+                fitted, grid = at_base * m**-gamma, self._kappas(m)
+                inside = "yes" if grid[0] < fitted < grid[-1] else "no"
+                lines.append([f"{m:g}", f"{fitted:.3f}", f"{fits.best(basins[m]):.3f}", inside])
+            out.tables.append(("Best kappa", ["m_D", "fitted", "best of the grid", "fitted within the grid"], lines))
             if basin := basins[self.held_out]:
-                own, fitted = fits.best(basin), self.held_out**-gamma
+                own, fitted = fits.best(basin), at_base * self.held_out**-gamma
                 given = min(basin, key=lambda k: abs(math.log(k / fitted)))
                 gap, error, seeds = fits.compared(basin[given], basin[own])
                 out.findings.append(
@@ -152,18 +168,6 @@ class Horizon(Study):
         return out
 
 
-def minimum(kappas: Sequence[float], losses: np.ndarray) -> float:
-    """Where a parabola in log kappa through the losses has its minimum, at most a step outside of the grid."""
-    x = np.log(kappas)
-    a, b, _ = np.polyfit(x, losses, 2)
-    step = x[1] - x[0]
-    if a <= 0:
-        return kappas[int(losses.argmin())]
-    return float(np.exp(np.clip(-b / (2 * a), x[0] - step, x[-1] + step)))
-
-
-def smoothed(kappas: Sequence[float], losses: np.ndarray) -> np.ndarray:
-    """Losses (kappa, seed) as a parabola in log kappa and an effect of the seed."""
-    x = np.log(kappas)
-    parabola = np.polyval(np.polyfit(x, losses.mean(1), 2), x)
-    return parabola[:, None] + (losses.mean(0) - losses.mean())[None]
+def _solved(found: np.ndarray) -> tuple[float, float]:
+    a, b, c = found[:3]
+    return (float(c / (2 * a)), math.exp(-b / (2 * a))) if a > 0 else (math.nan, math.nan)
