@@ -52,6 +52,8 @@ class Fresh:
         segment_BP = canvas.segment_BP.clamp(min=0)
         sees_NG = canvas.sees_BGG[row_N, segment_BP.flatten()[at_N]]
         allowed_NP = sees_NG.gather(1, segment_BP[row_N]) & (canvas.segment_BP >= 0)[row_N]
+        # Each sees itself, as in `attention_mask`.
+        allowed_NP = allowed_NP.scatter(1, (at_N % p)[:, None], True)
         mask_XP = torch.ones(b * most, p, dtype=torch.bool, device=at_N.device).index_copy_(0, place_N, allowed_NP)
         rank_BP = (stale_BP.flatten().cumsum(0) - 1).clamp(min=0).view(b, p)
         return cls(count, at_N, place_N, mask_XP.view(b, 1, most, p), rank_BP)
