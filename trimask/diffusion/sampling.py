@@ -399,8 +399,8 @@ def sample(
 ) -> Canvas:
     """Fill every masked target of a canvas; the arguments are those of `Engine.start`.
 
-    The same seed and key give the same row, whatever else is in the batch (same machine, dtype,
-    thread count and row length).
+    The same seed and key give the same row, whatever else is in the batch: in fp32 on the CPU bit for bit (same
+    machine, thread count and row length); docs/concepts.md says what holds elsewhere.
     """
     final = canvas
     for progress in steps(engine, canvas, settings, seed, keys, ends_BL, negative):

@@ -1,7 +1,7 @@
 """Rows in, completed rows out: grouping, padding and the guards between a model and the sampler.
 
 A row is padded to one of a few lengths that depend on the row alone, all multiples of 32, so that
-its result does not depend on what else is in its batch (same machine, dtype and thread count).
+its result does not depend on what else is in its batch (in fp32 on the CPU).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
