@@ -20,7 +20,7 @@ TASK_WEIGHTS: Mapping[str, float] = {
 }
 ROWS: Mapping[str, int] = {"rows": 8, "slots": 128, "tokens": 384}
 SHAPE: Mapping[str, int] = {
-    **{"model.width": 192, "model.depth": 4, "model.base_width": 192},
+    "model.depth": 4,
     **{f"{stream}.{name}": value for stream in ("data", "validation.data") for name, value in ROWS.items()},
 }
 """Smaller than nano: so few minutes cannot fill more parameters (dev/LOG.md)."""

@@ -5,8 +5,8 @@ Settings carry within a family, from its base to every size, batch and length (`
 
 | family | head | width | base |
 | --- | --- | --- | --- |
-| lab | 64 | 48 x depth, in whole heads | width 64, 2 blocks |
-| paper | 128 | 128 x depth | width 128, 2 blocks |
+| lab | 64 | 48 x depth, in whole heads | width 64, 6 blocks |
+| paper | 128 | 128 x depth | width 128, 8 blocks |
 """
 
 from collections.abc import Mapping
@@ -56,8 +56,8 @@ def spread(key: str, config: object) -> dict[str, Any]:
 
 
 COSINE = BasePoint(
-    schedule="Cosine", rows=8, slots=128, steps=1000, tokens=2_280_000, gamma=0.44, critical_steps=500,
-    source="gamma from arXiv 2602.21472; S_crit a guess, to be measured",
+    schedule="Cosine", rows=8, slots=128, steps=1000, tokens=2_280_000, gamma=0.48, critical_steps=450,
+    source="docs/studies: horizon (gamma, 95 % 0.31 to 0.63), batch (S_crit, 353 and 553 steps at two lengths)",
 )  # fmt: skip
 """What `trimask.recipes.study` trains."""
 PLAIN: Mapping[str, float] = {"embedding_std": 0.5, "head_std": 0.02}
@@ -79,7 +79,7 @@ LAB = Family(
     head_dim=64,
     aspect=48,
     base_width=64,
-    base_depth=2,
+    base_depth=6,
     optimizer=chz.replace(START, beta1=0.8, beta2=0.97, momentum=0.955, multipliers=MULTIPLIERS),
     bases=(COSINE,),
     model=BRANCHES,
@@ -88,7 +88,7 @@ PAPER = Family(
     head_dim=128,
     aspect=128,
     base_width=128,
-    base_depth=2,
+    base_depth=8,
     optimizer=LAB.optimizer,
     bases=LAB.bases,
     model=LAB.model,

@@ -16,7 +16,7 @@ from chz.blueprint import Reference
 
 from trimask.data.stream import SourceConfig, StreamConfig
 from trimask.data.tasks import Conditions
-from trimask.recipes.families import spread
+from trimask.recipes.families import LAB, Family, spread
 from trimask.recipes.samples import Samples
 from trimask.train.config import Budget, Checkpoints, RowSettings, TrainConfig, Validation, vocabulary
 
@@ -98,8 +98,9 @@ def run(
     tokenizers: Path = TOKENIZERS,
     tasks: Mapping[str, float] = TASK_WEIGHTS,
     samples: bool = True,
+    family: Family = LAB,
 ) -> "chz.Blueprint[TrainConfig]":
-    """A run of nano's shape on the sets of `recipes.sets` named in `weights`, with samples every 1,000 steps."""
+    """A run on the sets of `recipes.sets` named in `weights`, with a family's settings and rows like nano's."""
     folders = tuple(str(tokenizers / part) for part in ("text", "image", "audio"))
     # The headline is the bound under clean conditions; training mixes them.
     clean = Conditions(clean=1.0, joint=0.0, null=0.0, unnamed=0.0)
@@ -115,13 +116,11 @@ def run(
             "model.vocabulary": vocabulary,
             "model.vocabulary.tokenizers": Reference("tokenizers"),
             **rows,
+            **family.settings(),
             "model.rope_base": ROPE_BASE,
-            "model.embedding_std": 0.02,
             **spread("data", stream(sets / "train", weights, tasks)),
             **spread("validation", validation),
             **spread("budget", budget),
-            "optimizer.rate": 2**-8,
-            "optimizer.matrices": "muon",
             **(spread("hooks.0", Samples(every=1000)) if samples else {}),
             **spread("checkpoints", Checkpoints(every=1000)),
         }
@@ -136,4 +135,4 @@ def nano() -> "chz.Blueprint[TrainConfig]":
 def second() -> "chz.Blueprint[TrainConfig]":
     """An hour more from the weights of `nano`, with half its rate and draws of its own."""
     base = run("runs/nano-second", SECOND, Budget(minutes=60), tasks=SECOND_TASKS)
-    return base.apply({"init": "runs/nano", "data.seed": 2, "optimizer.rate": 2**-9})
+    return base.apply({"init": "runs/nano", "data.seed": 2, "optimizer.rate": LAB.optimizer.rate / 2})

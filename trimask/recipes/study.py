@@ -1,4 +1,4 @@
-"""What the studies train: a small tri-modal model of the built-in world at the base of the lab family.
+"""What the studies train: a small model of the built-in world, two blocks of the width of the lab base.
 
     python -m trimask.recipes.sets --world --tokenizers TOKENIZERS --out sets
     trimask study transfer
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 WEIGHTS: Mapping[str, float] = {"scenes": 0.50, "speech": 0.45, "world-text": 0.05}
 ROWS: Mapping[str, int] = {"rows": 8, "slots": 128, "tokens": 384}
+DEPTH = 2
+"""Where the multipliers were searched. The family counts blocks from more; here `model.base_depth=6` says so."""
 HELD_OUT = 64
 """Batches of a validation; runs of the same seed are compared on the same."""
 
@@ -31,10 +33,10 @@ def study() -> "chz.Blueprint[TrainConfig]":
     base = nano.run("runs/study", WEIGHTS, Budget(steps=1000), tokenizers=shipped, samples=False)
     return base.apply(
         {
-            **LAB.settings(),
             **{f"{stream}.{name}": value for stream in ("data", "validation.data") for name, value in ROWS.items()},
             "model.width": LAB.base_width,
-            "model.depth": LAB.base_depth,
+            "model.depth": DEPTH,
+            "model.base_depth": DEPTH,
             "validation.batches": HELD_OUT,
             "validation.every": 10**9,
             "checkpoints.every": 10**9,

@@ -32,8 +32,9 @@ def sized(name: str) -> "chz.Blueprint[TrainConfig]":
     family, depth = PRESETS[name]
     large = family is PAPER
     budget = Budget(tokens=BUDGETS["paper" if large else "lab"])
-    base = nano.run(f"runs/{name}", nano.WEIGHTS, budget, tokenizers=MODELS / "nano" / "tokenizers", samples=not large)
-    settings: dict[str, Any] = {**family.settings(), "model.depth": depth}
+    shipped = MODELS / "nano" / "tokenizers"
+    base = nano.run(f"runs/{name}", nano.WEIGHTS, budget, tokenizers=shipped, samples=not large, family=family)
+    settings: dict[str, Any] = {"model.depth": depth}
     if large:
         streams = ("data", "validation.data")
         settings |= {f"{stream}.{key}": value for stream in streams for key, value in LONG.items()}

@@ -21,6 +21,7 @@ from trimask.core.files import read_json, write_json
 from trimask.data.manifest import read_manifest
 from trimask.studies import report, sweep, table
 from trimask.studies.base import Study
+from trimask.studies.table import Cell
 from trimask.train.config import TrainConfig
 from trimask.train.record import environment
 
@@ -44,14 +45,14 @@ def conduct(study: Study, base: TrainConfig, folder: Path, console: Console | No
         before = _agreed(now, folder)
         rows = table.read(folder)
         known = table.known(rows)
-        expected = study.expected(base)
+        left: list[Cell] = []
         if missing := [cell for cell in study.plan(base, rows) if cell not in known]:
-            left = [*missing, *expected[len(rows) + len(missing) :]]
+            left = [*missing, *study.expected(base)[len(rows) + len(missing) :]]
             hours = round(sweep.price(study, base, folder, left, console) / 3600, 2)
             write_json(folder / STUDY, {**now, "core_hours": before.get("core_hours", hours)})
             if before and before["environment"]["source"] != now["environment"]["source"]:
                 console.print("the package has changed since this study began; its rows are of both", highlight=False)
-        rows, asked = sweep.sweep(study, base, folder, len(expected), console)
+        rows, asked = sweep.sweep(study, base, folder, len(rows) + len(left), console)
         written = report.write(study.report(base, rows), f"{len(rows)} runs", folder)
         console.print(f"{len(rows)} runs; {written}", highlight=False)
         if asked:
