@@ -1,0 +1,239 @@
+"""Scaling laws: what a fit finds of tables whose truth is known, and what it says of bad ones."""
+
+import math
+import re
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import check_grad
+
+from trimask.core.errors import DataError, UsageError
+from trimask.studies import fitting, laws
+from trimask.studies.fitting import bootstrap, fit, intervals, twin
+from trimask.studies.laws import Coupled, Mixture, Optimum, PowerLaw, Repeated, Shared, Table, Units
+
+RUNS = 80
+SHAPES = np.random.default_rng(7)
+PARAMS = np.exp(SHAPES.uniform(math.log(1e6), math.log(1e9), RUNS))
+TOKENS = PARAMS * np.exp(SHAPES.uniform(math.log(3), math.log(300), RUNS))
+
+
+def table(loss_R=None, **more) -> Table:
+    return Table(PARAMS, TOKENS, np.ones(RUNS) if loss_R is None else loss_R, np.arange(RUNS), **more)
+
+
+def made(law, theta_P, noise: float = 0.0, **more) -> Table:
+    """A table of which a law is the truth."""
+    blank = table(**more)
+    clean_R = law.predict(np.asarray(theta_P, float), blank)
+    return blank.replaced(clean_R * np.exp(np.random.default_rng(1).normal(0, noise, RUNS)))
+
+
+UNITS = Units.of(table())
+TRUTH = np.array([-0.5, -0.2, 0.6, 0.34, 0.37])
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.floats(-2, 0.5), st.floats(-2, 0.5), st.floats(-1, 1), st.floats(0.15, 0.9), st.floats(0.15, 0.9))
+def test_a_power_law_is_found_again(a, b, e, alpha, beta):
+    law = PowerLaw(UNITS)
+    exact = made(law, [a, b, e, alpha, beta])
+    found = fit(law, exact)
+    assert found.values == pytest.approx(law.values(np.array([a, b, e, alpha, beta])), rel=1e-4)
+    assert not found.cautions
+    assert found.error(exact) < 1e-5
+
+
+def shares() -> np.ndarray:
+    return np.random.default_rng(3).dirichlet([2, 2, 2], RUNS) * 0.7 + 0.1
+
+
+@pytest.mark.parametrize(
+    ("law", "theta", "more"),
+    [
+        (Coupled(UNITS), [*TRUTH, 0.4], {}),
+        (Repeated(UNITS), [*TRUTH, math.log(12)], {"unique_R": TOKENS / np.tile([1, 2, 8, 40], RUNS // 4)}),
+        (
+            Shared(UNITS, ("text", "image")),
+            [0.34, 0.37, -0.5, -0.2, 0.6, -1.0, 0.3, 0.9],
+            {"target_R": np.tile(["text", "image"], RUNS // 2)},
+        ),
+    ],
+)
+def test_its_relatives_are_found_again(law, theta, more):
+    found = fit(law, made(law, theta, **more))
+    assert found.values == pytest.approx(law.values(np.array(theta)), rel=1e-4)
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_a_law_of_mixtures_predicts_other_mixtures(joint):
+    rest = [0.1, -0.3, 0.5, 0.8, -0.2, 0.4, 0.1, 0.9] if joint else [-0.5, -0.2]
+    theta = [0.3, 0.34, 0.37, 0.2, 0.6, -0.4, 0.3, 0.6, 0.5, *rest]
+    law = Mixture(UNITS, sources=3, joint=joint, count=12)
+    exact = made(law, theta, shares_RK=shares())
+    seen = np.arange(RUNS) % 4 != 0
+    found = fit(law, exact.rows(seen))
+    assert found.error(exact.rows(~seen)) < 1e-4
+
+
+LAWS = [
+    (PowerLaw(UNITS), {}),
+    (Coupled(UNITS), {}),
+    (Repeated(UNITS), {"unique_R": TOKENS / 7}),
+    (Shared(UNITS, ("a", "b")), {"target_R": np.tile(["a", "b"], RUNS // 2)}),
+    (Mixture(UNITS, sources=3), {"shares_RK": shares()}),
+    (Mixture(UNITS, sources=3, joint=True), {"shares_RK": shares()}),
+]
+
+
+@pytest.mark.parametrize(("law", "more"), LAWS)
+def test_gradients_are_those_of_the_objective(law, more):
+    t = table(np.exp(np.random.default_rng(2).normal(1, 0.1, RUNS)), **more)
+    value = fitting.objective(law, t, np.ones(RUNS), 0.05)
+    theta = law.starts(t)[0]
+    assert len(theta) == len(law.bounds)
+    size = np.linalg.norm(value(theta)[1])
+    assert check_grad(lambda x: value(x)[0], lambda x: value(x)[1], theta) < 1e-4 * size
+
+
+@pytest.mark.parametrize("kind", [Coupled, Repeated])
+def test_a_law_contains_the_power_law(kind):
+    law, t = kind(UNITS), table(unique_R=TOKENS)
+    assert law.predict(np.array([*TRUTH, 0.0]), t) == pytest.approx(PowerLaw(UNITS).predict(TRUTH, t))
+
+
+def test_data_that_repeat_often_are_worth_less_than_new_ones():
+    """Muennighoff et al.: up to four epochs are almost as good as new data, forty are not."""
+    law, theta = Repeated(UNITS), np.array([*TRUTH, math.log(15)])
+    new, four, forty = (law.predict(theta, table(unique_R=TOKENS / epochs)) for epochs in (1, 4, 40))
+    assert (new <= four).all() and (four < forty).all()
+    assert ((four - new) < 0.2 * (forty - new)).all()
+
+
+def test_the_grid_of_starts_and_variable_projection_end_alike():
+    law = PowerLaw(UNITS)
+    noisy = made(law, TRUTH, noise=0.01)
+    grid = law.grid()
+    assert len(grid) == 4500
+    one, other = fit(law, noisy), fit(law, noisy, grid[::90], jobs=2)
+    assert other.starts == 50 and 0 < other.reached < 1
+    assert one.objective == pytest.approx(other.objective, rel=1e-6)
+    assert one.values == pytest.approx(other.values, rel=1e-3)
+
+
+def test_a_start_of_the_grid_means_what_is_published():
+    law = PowerLaw(UNITS)
+    values = [law.values(theta) for theta in law.grid()[[0, -1]]]
+    assert values[0] == pytest.approx({"A": 1, "B": 1, "E": math.exp(-1), "alpha": 0, "beta": 0})
+    assert values[1] == pytest.approx({"A": math.exp(25), "B": math.exp(25), "E": math.e, "alpha": 2, "beta": 2})
+
+
+@pytest.mark.parametrize(
+    ("starts", "options", "says"),
+    [
+        (1, fitting.OPTIONS, "a single start"),
+        (9, {**fitting.OPTIONS, "maxiter": 4}, "stopped too early"),
+        # The tolerances of the library's defaults on a sum a million times as small.
+        (9, {"ftol": 2.2e-9 * fitting.SCALE, "gtol": 1e-5 * fitting.SCALE}, "stopped too early"),
+    ],
+)
+def test_a_fit_that_is_not_one_says_so(starts, options, says):
+    law = PowerLaw(UNITS)
+    noisy = made(law, TRUTH, noise=0.01)
+    found = fit(law, noisy, law.starts(noisy)[:starts], options=options)
+    assert any(says in caution for caution in found.cautions), found.cautions
+
+
+def test_least_squares_is_the_limit_of_a_wide_delta():
+    law = PowerLaw(UNITS)
+    noisy = made(law, TRUTH, noise=0.01)
+    found = fit(law, noisy, delta=math.inf)
+    errors = np.log(law.predict(found.theta_P, noisy)) - np.log(noisy.loss_R)
+    assert found.objective == pytest.approx(0.5 * (errors**2).sum())
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say():
+    """Of 24 tables 80 % intervals hold each exponent at least 14 times: fewer has a chance of 1 % at a true 80 %."""
+    law = PowerLaw(UNITS)
+    noisy = made(law, TRUTH, noise=0.01)
+    of_twins = twin(fit(law, noisy), noisy, noise=0.01, count=24, draws=40)
+    for name in ("alpha", "beta", "E"):
+        bias, held = of_twins[name]
+        assert abs(bias) < 0.1 and held >= 14 / 24, (name, bias, held)
+
+
+def test_a_bootstrap_draws_trainings_not_rows():
+    law = PowerLaw(UNITS)
+    noisy = made(law, TRUTH, noise=0.01)
+    found = fit(law, noisy)
+    twice = Table(*(np.repeat(x, 2) for x in (PARAMS, TOKENS, noisy.loss_R, noisy.run_R)))
+    widths = []
+    for t in (noisy, twice):
+        low, high = intervals(bootstrap(found, t, 60))["alpha"]
+        widths.append(high - low)
+    # Every row twice is not twice the evidence.
+    assert widths[0] == pytest.approx(widths[1], rel=1e-3)
+
+
+def test_the_optimum_of_a_budget_has_the_lowest_loss():
+    values = {"E": 1.8, "A": 480.0, "B": 2100.0, "alpha": 0.35, "beta": 0.37}
+    optimum, flops = Optimum.of(values), 1e20
+    params, tokens = optimum.split(flops)
+    assert 6 * params * tokens == pytest.approx(flops)
+    assert optimum.tokens(params) == pytest.approx(tokens)
+
+    def loss(n: float) -> float:
+        return values["A"] * n ** -values["alpha"] + values["B"] * (flops / 6 / n) ** -values["beta"]
+
+    assert loss(params) < min(loss(params * 1.01), loss(params / 1.01))
+
+
+def test_a_table_is_read_from_csv_and_parquet(tmp_path):
+    columns = {"N": PARAMS, "D": TOKENS, "L": np.ones(RUNS), "who": [f"r{n // 2}" for n in range(RUNS)]}
+    source = pa.table(columns)
+    pyarrow.parquet.write_table(source, tmp_path / "runs.parquet")
+    pyarrow.csv.write_csv(source, tmp_path / "runs.csv")
+    for name in ("runs.csv", "runs.parquet"):
+        read = laws.read(tmp_path / name, "N", "D", "L", run="who")
+        assert read.params_R == pytest.approx(PARAMS) and read.run_R[3] == "r1"
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "message"),
+    [
+        ("params,tokens\n1,2\n", {}, "no column 'loss'; there are: params, tokens"),
+        ("params,tokens,loss\n1,2,3\n1,-2,3\n", {}, "row 2 has tokens=-2, which must be positive"),
+        ("params,tokens,loss\n1,2,3\n1,2,\n", {}, "row 2 has loss=nan"),
+        ("params,tokens,loss\n1,2,much\n", {}, "'loss' holds text"),
+        ("params,tokens,loss\n1,2,3\n", {"run": "id"}, "no column 'id'"),
+        ("params,tokens,loss,h,g\n1,2,3,0.5,0.4\n", {"shares": ("h", "g")}, "shares of row 1 sum to 0.9"),
+        ("params,tokens,loss\n1,2\n", {}, "cannot be read"),
+    ],
+)
+def test_a_bad_table_is_named(tmp_path, text, arguments, message):
+    path = tmp_path / "runs.csv"
+    path.write_text(text)
+    with pytest.raises(DataError, match=re.escape(message)) as caught:
+        laws.read(path, **arguments)
+    assert "runs.csv" in str(caught.value)
+
+
+def test_what_cannot_be_fitted_is_refused(tmp_path):
+    law = PowerLaw(UNITS)
+    with pytest.raises(UsageError, match="5 runs are too few for a law of 5 parameters"):
+        fit(law, table().rows(np.arange(5)))
+    same = Table(np.full(RUNS, 1e6), TOKENS, np.ones(RUNS), np.arange(RUNS))
+    with pytest.raises(UsageError, match="of their size"):
+        fit(law, same)
+    with pytest.raises(UsageError, match=r"unique"):
+        fit(Repeated(UNITS), table())
+    with pytest.raises(UsageError, match=r"share of each"):
+        fit(Mixture(UNITS, sources=3), table())
+    with pytest.raises(UsageError, match=r"\.csv or a \.parquet"):
+        laws.read(tmp_path / "runs.json")
+    with pytest.raises(UsageError, match="there is no file"):
+        laws.read(tmp_path / "runs.csv")

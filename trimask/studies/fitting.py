@@ -1,0 +1,185 @@
+"""Fits of scaling laws: descents from many starts, intervals by bootstrap, and what makes a fit doubtful.
+
+The objective is the sum of Huber losses of the errors of log L (Hoffmann et al. 2022). Of a sum or a mean as small as
+these are, the default tolerances of an optimizer are met before it has begun (Besiroglu et al. 2024, arXiv 2404.10102):
+here it is multiplied by a million and the tolerances are tight. `dev/LOG.md` has what a fit does without.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from threadpoolctl import threadpool_limits
+
+from trimask.core.errors import UsageError
+from trimask.studies.laws import Law, Table
+
+DELTA = 1e-3
+"""Errors of log L up to this count by their square, larger ones by their size."""
+SCALE = 1e6
+OPTIONS: Mapping[str, float] = {"ftol": 1e-13, "gtol": 1e-9, "maxiter": 5000, "maxfun": 50_000, "maxcor": 20}
+"""Of SciPy's L-BFGS-B."""
+NEAR = 0.01
+"""A start has reached the best objective if it ends within this share of it."""
+FEW = 0.02
+"""Of many starts so many must have."""
+STILL, NOTHING = 1e-4, 1e-9
+"""What another descent may gain, as a share; an objective that is no longer any (of noise-free tables)."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The best of some descents."""
+
+    law: Law
+    theta_P: np.ndarray
+    objective: float
+    """Sum of Huber losses."""
+    starts: int
+    reached: float
+    """Share of starts that ended near the best."""
+    converged: bool
+
+    @property
+    def values(self) -> dict[str, float]:
+        return self.law.values(self.theta_P)
+
+    def error(self, table: Table) -> float:
+        """Mean of |predicted - measured| / measured."""
+        return float(np.mean(np.abs(self.law.predict(self.theta_P, table) / table.loss_R - 1)))
+
+    @property
+    def cautions(self) -> list[str]:
+        """What makes the fit doubtful; empty where nothing does."""
+        out = [] if self.converged else ["the best descent stopped too early: another from its end goes on down"]
+        if self.starts == 1:
+            out.append("a single start: others may end lower")
+        elif self.starts > 20 and self.reached < FEW:
+            out.append(f"only {self.reached:.1%} of {self.starts} starts came near the best: more may end lower")
+        limits = zip(self.theta_P, self.law.bounds, strict=True)
+        stuck = sum(any(end is not None and abs(x - end) < 1e-9 for end in ends) for x, ends in limits)
+        return [*out, *([f"{stuck} of its parameters are at a bound"] if stuck else [])]
+
+
+def fit(
+    law: Law,
+    table: Table,
+    starts_SP: np.ndarray | None = None,
+    delta: float = DELTA,
+    options: Mapping[str, float] = OPTIONS,
+    jobs: int = 1,
+) -> Fit:
+    """The lowest of descents from `starts_SP` (default: those of the law), in `jobs` processes.
+
+    `delta` = inf is least squares of log L. Raises `UsageError` where there are fewer rows than parameters, or rows of
+    one size or one number of tokens alone.
+    """
+    starts_SP = law.starts(_checked(law, table)) if starts_SP is None else starts_SP
+    weight_R = np.ones(len(table))
+    if jobs == 1:
+        found = _descents(law, table, weight_R, starts_SP, delta, options)
+    else:
+        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+            parts = np.array_split(starts_SP, 8 * jobs)
+            work = [pool.submit(_descents, law, table, weight_R, part, delta, options) for part in parts]
+            found = [one for future in work for one in future.result()]
+    theta_P, value = min(found, key=lambda one: one[1])
+    near = [end <= value * (1 + NEAR) + NOTHING for _, end in found]
+    # One more descent, which has forgotten the way of the first, must not go on.
+    _, again = _descents(law, table, weight_R, theta_P[None], delta, OPTIONS)[0]
+    converged = math.isfinite(value) and again >= value * (1 - STILL) - NOTHING
+    return Fit(law, theta_P, value / SCALE, len(found), float(np.mean(near)), converged)
+
+
+def _checked(law: Law, table: Table) -> Table:
+    if len(table) <= len(law.bounds):
+        raise UsageError(f"{len(table)} runs are too few for a law of {len(law.bounds)} parameters")
+    for name, x_R in (("size", table.params_R), ("number of tokens", table.tokens_R)):
+        if len(np.unique(x_R)) < 3:
+            raise UsageError(f"all runs have the same one or two values of their {name}: no exponent can be fitted")
+    return table
+
+
+def _descents(
+    law: Law,
+    table: Table,
+    weight_R: np.ndarray,
+    starts_SP: np.ndarray,
+    delta: float,
+    options: Mapping[str, float],
+) -> list[tuple[np.ndarray, float]]:
+    """Where the descents from some starts end, and SCALE times the objective there."""
+    value, out = objective(law, table, weight_R, delta), []
+    low_P, high_P = np.array([[np.nan if x is None else x for x in ends] for ends in law.bounds]).T
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        # The optimizer's own matrices are so small that threads wait for each other most of the time.
+        with threadpool_limits(1):
+            for start_P in starts_SP:
+                inside_P = np.fmin(np.fmax(start_P, low_P), high_P)
+                found = minimize(value, inside_P, jac=True, method="L-BFGS-B", bounds=law.bounds, options=dict(options))
+                out.append((found.x, float(found.fun) if np.isfinite(found.fun) else math.inf))
+    finally:
+        torch.set_num_threads(before)
+    return out
+
+
+def objective(
+    law: Law, table: Table, weight_R: np.ndarray, delta: float
+) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
+    """SCALE times the sum of Huber losses of a vector, and its gradient."""
+    x, target_R = law.columns(table), torch.from_numpy(np.log(table.loss_R))
+    weight = SCALE * torch.from_numpy(weight_R)
+
+    def value(theta_P: np.ndarray) -> tuple[float, np.ndarray]:
+        theta = torch.tensor(theta_P, requires_grad=True)
+        error_R = law.log_loss(theta, x) - target_R
+        inside_R = error_R.abs().clamp(max=delta)
+        total = (weight * inside_R * (error_R.abs() - 0.5 * inside_R)).sum()
+        (gradient_P,) = torch.autograd.grad(total, theta)
+        return total.item(), gradient_P.numpy()
+
+    return value
+
+
+def bootstrap(fitted: Fit, table: Table, count: int = 300, delta: float = DELTA, seed: int = 0) -> list[dict]:
+    """Values of `count` fits to trainings drawn with replacement, each begun where the fit ended."""
+    _, number_R = np.unique(table.run_R, return_inverse=True)
+    runs, rng, out = int(number_R.max()) + 1, np.random.default_rng(seed), []
+    for _ in range(count):
+        times = np.bincount(rng.integers(runs, size=runs), minlength=runs)
+        weight_R = times[number_R].astype(float)
+        theta_P, _ = _descents(fitted.law, table, weight_R, fitted.theta_P[None], delta, OPTIONS)[0]
+        out.append(fitted.law.values(theta_P))
+    return out
+
+
+def intervals(drawn: Sequence[Mapping[str, float]], share: float = 0.95) -> dict[str, tuple[float, float]]:
+    """Percentiles of bootstrapped values that hold so large a share."""
+    ends = (50 * (1 - share), 50 * (1 + share))
+    return {name: tuple(np.percentile([d[name] for d in drawn], ends).tolist()) for name in drawn[0]}  # pyright: ignore[reportReturnType]
+
+
+def twin(fitted: Fit, table: Table, noise: float, count: int, draws: int, share: float = 0.8, seed: int = 0):
+    """What the same procedure makes of tables for which the fit is the truth: bias and coverage of each value.
+
+    `count` tables of the same design with errors of log L of this standard deviation, each fitted and bootstrapped
+    `draws` times. Returns (mean of the fitted values over the true one minus 1, share of intervals that hold it).
+    """
+    truth, rng = fitted.values, np.random.default_rng(seed)
+    found, held = {name: [] for name in truth}, {name: [] for name in truth}
+    for number in range(count):
+        clean_R = fitted.law.predict(fitted.theta_P, table)
+        made = table.replaced(clean_R * np.exp(rng.normal(0, noise, len(table))))
+        again = fit(fitted.law, made)
+        between = intervals(bootstrap(again, made, draws, seed=number), share)
+        for name, value in again.values.items():
+            found[name].append(value)
+            held[name].append(between[name][0] <= truth[name] <= between[name][1])
+    return {name: (float(np.mean(found[name]) / truth[name] - 1), float(np.mean(held[name]))) for name in truth}
