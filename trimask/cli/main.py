@@ -4,7 +4,7 @@ import errno
 import functools
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, NoReturn
 
 import typer
@@ -28,6 +28,7 @@ from trimask.cli import (
     world,
 )
 from trimask.core.errors import TrimaskError
+from trimask.studies import STUDIES
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 INTERRUPTED = 130
@@ -92,15 +93,21 @@ def build() -> typer.Typer:
     out = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     out.callback()(root)
     using = (demo, generate, caption, transcribe, fill, score)
-    making = (inspect, prepare, train, study, evaluate, tune, export, world)
+    making = (inspect, prepare, train, evaluate, tune, export, world)
     for module in (*using, *making):
         name = module.__name__.rpartition(".")[2]
         out.command(name)(guarded(getattr(module, name)))
-    parts = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=tokenizer.__doc__)
-    for command in (tokenizer.train, tokenizer.evaluate):
-        parts.command(command.__name__)(guarded(command))
-    out.add_typer(parts, name="tokenizer")
+    studies = {name: study.named(name, asks) for name, asks in STUDIES.items()}
+    _group(out, "study", study.__doc__, {**studies, "fit": study.fit})
+    _group(out, "tokenizer", tokenizer.__doc__, {"train": tokenizer.train, "evaluate": tokenizer.evaluate})
     return out
+
+
+def _group(app: typer.Typer, name: str, about: str | None, commands: Mapping[str, Callable[..., None]]) -> None:
+    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=about)
+    for own, command in commands.items():
+        group.command(own)(guarded(command))
+    app.add_typer(group, name=name)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

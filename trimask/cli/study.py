@@ -1,5 +1,7 @@
-"""`trimask study`: measure how settings carry over sizes, batches and lengths."""
+"""`trimask study`: measure how settings carry over sizes, batches and lengths, and fit laws to what came out."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -10,49 +12,101 @@ from trimask.core.errors import UsageError
 OURS = "study."
 
 
-def study(
-    name: Annotated[str, typer.Argument(help="coordinates, transfer, batch, horizon or modules.")],
-    settings: Annotated[
-        list[str] | None, typer.Argument(help="study.key=value for the study, key=value for its runs.")
-    ] = None,
-    recipe: Annotated[str, typer.Option(help="Recipe whose runs are varied.")] = "study",
-    out: Annotated[Path | None, typer.Option(help="Folder of rows and report; by default studies/NAME.")] = None,
-    options: Annotated[bool, typer.Option("--options", help="Print the study's own settings, and stop.")] = False,
-) -> None:
-    """Measure how settings carry: real trainings, kept as rows, with a report of tables and plots.
+def named(name: str, asks: str) -> Callable[..., None]:
+    """The command of one study."""
+
+    def command(
+        settings: Annotated[
+            list[str] | None, typer.Argument(help="study.key=value for the study, key=value for its runs.")
+        ] = None,
+        recipe: Annotated[str, typer.Option(help="Recipe whose runs are varied.")] = "study",
+        out: Annotated[Path | None, typer.Option(help=f"Folder of rows and report; by default studies/{name}.")] = None,
+        options: Annotated[bool, typer.Option("--options", help="Print the study's own settings, and stop.")] = False,
+    ) -> None:
+        import chz
+
+        from trimask import recipes
+        from trimask.core.config import configure
+        from trimask.studies import study
+        from trimask.studies.conduct import conduct
+
+        blueprint = chz.Blueprint(study(name))
+        if options:
+            print(blueprint.get_help())
+            return
+        stated = settings or []
+        own = [s.removeprefix(OURS) for s in stated if s.startswith(OURS)]
+        made = configure(blueprint, own, f"study {name}")
+        base = recipes.configure(recipe, [s for s in stated if not s.startswith(OURS)])
+        if not conduct(made, base, out or Path("studies") / name):
+            raise typer.Exit(130)
+
+    command.__doc__ = f"""{asks}
 
     Says what it will cost before it starts, runs some trainings at a time, and keeps each that ends. The same
     command goes on where the last one stopped, and writes the report anew where nothing is missing.
 
     \b
-    coordinates  sizes of activations and updates against width and depth: are they flat?
-    modules      multipliers of the model's parts, searched at the base size
-    transfer     the best learning rate against width and depth: does it stay?
-    batch        final loss against the physical batch, with and without the rule; finds S_crit
-    horizon      how the best rate falls with the length of a run: fits gamma
+    trimask study {name}
+    trimask study {name} --recipe my_recipe.py:small --out studies/quick budget.steps=300
+    trimask study {name} --options
+    """
+    return command
+
+
+def fit(
+    runs: Annotated[Path, typer.Argument(help="A .csv or .parquet file, a line a final loss.")],
+    params: Annotated[str, typer.Option(help="Column of the number of parameters.")] = "params",
+    tokens: Annotated[str, typer.Option(help="Column of the tokens processed.")] = "tokens",
+    loss: Annotated[str, typer.Option(help="Column of the final loss.")] = "loss",
+    run: Annotated[
+        str | None, typer.Option(help="Column that names the training, where several lines are of one.")
+    ] = None,
+    law: Annotated[
+        str,
+        typer.Option(
+            help="power, coupled, repeated (needs --unique), shared (--target), additive or joint (--shares)."
+        ),
+    ] = "power",
+    unique: Annotated[str | None, typer.Option(help="Column of the number of different tokens.")] = None,
+    target: Annotated[str | None, typer.Option(help="Column that says what a loss is of, such as a modality.")] = None,
+    shares: Annotated[str, typer.Option(help="Columns of the shares of each source, with commas.")] = "",
+    grid: Annotated[
+        bool, typer.Option("--grid", help="Begin at the 4,500 starts of Hoffmann et al., minutes instead of seconds.")
+    ] = False,
+    drop_highest: Annotated[int, typer.Option(help="Leave out so many of the highest losses.")] = 0,
+    hold_out: Annotated[int, typer.Option(help="Fit without so many of the largest sizes, and predict them.")] = 0,
+    bootstrap: Annotated[int, typer.Option(help="Fits to trainings drawn anew, for the intervals; 0: none.")] = 300,
+    delta: Annotated[float, typer.Option(help="Errors of log L up to this count squared; inf: least squares.")] = 1e-3,
+    out: Annotated[Path | None, typer.Option(help="Folder of the report; by default fits/NAME of the file.")] = None,
+) -> None:
+    """Fit a scaling law to a table of runs, anyone's.
 
     \b
-    trimask study transfer
-    trimask study transfer study.widths=64,128 study.depths=2,4 --out studies/quick budget.steps=300
-    trimask study modules --recipe my_recipe.py:small
-    trimask study batch --options
+    L = E + A N^-alpha + B D^-beta by variable projection and by descents on the Huber loss of log L, with
+    intervals from a bootstrap over trainings, how a budget is best split, and what makes the fit doubtful.
+
+    \b
+    trimask study fit runs.csv
+    trimask study fit runs.csv --params N --tokens D --loss L --drop-highest 5 --grid
+    trimask study fit runs.csv --hold-out 1 --law coupled --out fits/coupled
     """
-    import chz
+    from rich.console import Console
 
-    from trimask import recipes
-    from trimask.core.config import configure
-    from trimask.studies import STUDIES
-    from trimask.studies.conduct import conduct
+    from trimask.studies import laws, report
+    from trimask.studies.verdict import Asked, judged
 
-    if name not in STUDIES:
-        raise UsageError(f"no study is called {name!r}; there are: {', '.join(STUDIES)}")
-    blueprint = chz.Blueprint(STUDIES[name]())
-    if options:
-        print(blueprint.get_help())
-        return
-    stated = settings or []
-    own = [s.removeprefix(OURS) for s in stated if s.startswith(OURS)]
-    made = configure(blueprint, own, f"study {name}")
-    base = recipes.configure(recipe, [s for s in stated if not s.startswith(OURS)])
-    if not conduct(made, base, out or Path("studies") / name):
-        raise typer.Exit(130)
+    if bootstrap < 0 or not delta > 0:
+        raise UsageError(f"--bootstrap {bootstrap} must not be negative, --delta {delta:g} must be positive")
+    columns = tuple(name for name in shares.split(",") if name)
+    table = laws.read(runs, params, tokens, loss, run, columns, unique, target)
+    asked = Asked(law, grid, drop_highest, hold_out, bootstrap, delta, jobs=(os.cpu_count() or 1) if grid else 1)
+    folder = out or Path("fits") / runs.stem
+    folder.mkdir(parents=True, exist_ok=True)
+    _, found = judged(table, asked)
+    console = Console()
+    console.print(report.write(found, f"{len(table)} lines of {runs}", folder), highlight=False)
+    for caption, head, lines in found.tables:
+        console.print(caption, highlight=False)
+        for line in [head, *lines]:
+            console.print(f"{line[0]:>24}" + "".join(f"{cell:>14}" for cell in line[1:]), highlight=False)

@@ -1,18 +1,22 @@
 """Studies of how settings carry: sweeps of real trainings, kept as typed records, fitted and plotted."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from trimask.studies.base import Study
 
+STUDIES: Mapping[str, str] = {
+    "coordinates": "Sizes of activations and updates against width and depth: are they flat?",
+    "modules": "Multipliers of the model's parts, searched at the base size.",
+    "transfer": "The best learning rate against width and depth: does it stay?",
+    "batch": "Final loss against the physical batch, with and without the rule; finds S_crit.",
+    "horizon": "How the best rate falls with the length of a run: fits gamma.",
+}
+"""Name -> what it asks, in the order in which one needs them."""
 
-def _study(name: str) -> "Callable[[], type[Study]]":
-    # Imported when asked for: `--help` need not load torch.
-    return lambda: getattr(import_module(f"{__name__}.{name}"), name.title())
 
-
-NAMES = ("coordinates", "modules", "transfer", "batch", "horizon")
-STUDIES: "Mapping[str, Callable[[], type[Study]]]" = {name: _study(name) for name in NAMES}
-"""Name -> what gives its class, in the order in which one needs them."""
+def study(name: str) -> "type[Study]":
+    """The class of a study, imported when asked for: `--help` need not load torch."""
+    return getattr(import_module(f"{__name__}.{name}"), name.title())

@@ -85,14 +85,14 @@ def read(
             raise DataError(f"{path} has no column {name!r}; there are: {', '.join(columns)}")
         return columns[name].to_numpy(zero_copy_only=False)
 
-    loss_R = numbers(loss)
+    params_R, tokens_R, loss_R = numbers(params), numbers(tokens), numbers(loss)
     label_R = np.arange(len(loss_R)) if run is None else labels(run)
     shares_RK = np.stack([numbers(name, 0.0) for name in shares], 1) if shares else None
     if shares_RK is not None and (bad := np.flatnonzero(abs(shares_RK.sum(1) - 1) > 1e-3)).size:
         raise DataError(f"{path}: the shares of row {bad[0] + 1} sum to {shares_RK[bad[0]].sum():g}, not to 1")
     unique_R = None if unique is None else numbers(unique)
     target_R = None if target is None else labels(target)
-    return Table(numbers(params), numbers(tokens), loss_R, label_R, shares_RK, unique_R, target_R)
+    return Table(params_R, tokens_R, loss_R, label_R, shares_RK, unique_R, target_R)
 
 
 def _columns(path: Path) -> Mapping[str, pa.ChunkedArray]:
