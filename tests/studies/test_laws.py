@@ -14,7 +14,7 @@ from scipy.optimize import check_grad
 
 from trimask.core.errors import DataError, UsageError
 from trimask.studies import fitting, laws
-from trimask.studies.fitting import bootstrap, fit, intervals, twin
+from trimask.studies.fitting import bootstrap, fit, intervals, isoflop, twin
 from trimask.studies.laws import Coupled, Mixture, Optimum, PowerLaw, Repeated, Shared, Table, Units
 
 RUNS = 80
@@ -191,6 +191,23 @@ def test_the_optimum_of_a_budget_has_the_lowest_loss():
         return values["A"] * n ** -values["alpha"] + values["B"] * (flops / 6 / n) ** -values["beta"]
 
     assert loss(params) < min(loss(params * 1.01), loss(params / 1.01))
+
+
+def test_parabolas_of_budgets_find_the_exponent():
+    """Sizes are off by one factor at every budget (alpha and beta differ), the exponent is right."""
+    flops_R = np.repeat(np.geomspace(1e18, 1e21, 4), 9)
+    values = {"E": 1.8, "A": 480.0, "B": 2100.0, "alpha": 0.33, "beta": 0.37}
+    best = Optimum.of(values)
+    middle_R = np.array([best.split(c)[0] for c in flops_R])
+    params_R = middle_R * np.tile(np.geomspace(1 / 4, 4, 9), 4)
+    tokens_R = flops_R / 6 / params_R
+    loss_R = values["E"] + values["A"] * params_R ** -values["alpha"] + values["B"] * tokens_R ** -values["beta"]
+    found = np.array(isoflop(Table(params_R, tokens_R, loss_R, np.arange(36))))
+    assert found[:, 0] == pytest.approx(np.unique(flops_R))
+    slope, _ = np.polyfit(*np.log(found).T, 1)
+    assert slope == pytest.approx(best.a, abs=1e-3)
+    off = found[:, 1] / [best.split(c)[0] for c in found[:, 0]]
+    assert off == pytest.approx(off[0], rel=1e-2) and abs(off[0] - 1) < 0.2
 
 
 def test_a_table_is_read_from_csv_and_parquet(tmp_path):

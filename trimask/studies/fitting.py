@@ -17,7 +17,7 @@ from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
 
 from trimask.core.errors import UsageError
-from trimask.studies.laws import Law, Table
+from trimask.studies.laws import FLOPS, Law, Table
 
 DELTA = 1e-3
 """Errors of log L up to this count by their square, larger ones by their size."""
@@ -164,6 +164,26 @@ def intervals(drawn: Sequence[Mapping[str, float]], share: float = 0.95) -> dict
     """Percentiles of bootstrapped values that hold so large a share."""
     ends = (50 * (1 - share), 50 * (1 + share))
     return {name: tuple(np.percentile([d[name] for d in drawn], ends).tolist()) for name in drawn[0]}  # pyright: ignore[reportReturnType]
+
+
+def isoflop(table: Table) -> list[tuple[float, float]]:
+    """(C, N): of each budget C = 6 N D the size at the bottom of a parabola of the loss over log N.
+
+    Approach 2 of Hoffmann et al. 2022. Budgets are groups of runs within a tenth of each other, of at least four sizes
+    with the bottom among them. Where alpha and beta differ the sizes are off by a constant factor, the exponent is not.
+    """
+    flops_R, size_R = FLOPS * table.params_R * table.tokens_R, np.log(table.params_R)
+    order = np.argsort(flops_R)
+    groups = np.split(order, np.flatnonzero(np.diff(np.log(flops_R[order])) > math.log(1.1)) + 1)
+    out = []
+    for group in groups:
+        if len(np.unique(size_R[group])) < 4:
+            continue
+        bend, slope, _ = np.polyfit(size_R[group], table.loss_R[group], 2)
+        bottom = -slope / (2 * bend) if bend > 0 else math.inf
+        if size_R[group].min() <= bottom <= size_R[group].max():
+            out.append((float(np.exp(np.log(flops_R[group]).mean())), float(np.exp(bottom))))
+    return out
 
 
 def twin(fitted: Fit, table: Table, noise: float, count: int, draws: int, share: float = 0.8, seed: int = 0):

@@ -20,6 +20,9 @@ from torch import Tensor
 
 from trimask.core.errors import DataError, UsageError
 
+FLOPS = 6.0
+"""Operations of a training per parameter and token (Kaplan et al. 2020)."""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -443,7 +446,7 @@ class Optimum:
 
     def split(self, flops: float) -> tuple[float, float]:
         """Parameters and tokens of the lowest loss for so many floating-point operations."""
-        return self.scale * (flops / 6) ** self.a, (flops / 6) ** self.b / self.scale
+        return self.scale * (flops / FLOPS) ** self.a, (flops / FLOPS) ** self.b / self.scale
 
     def tokens(self, params: float) -> float:
         """D*(N): tokens of the budget for which a model of this size is the best."""

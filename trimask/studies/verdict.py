@@ -10,12 +10,10 @@ from matplotlib.figure import Figure
 from trimask.core.errors import UsageError
 from trimask.studies import plots
 from trimask.studies.base import Report
-from trimask.studies.fitting import DELTA, Fit, bootstrap, fit, intervals
-from trimask.studies.laws import Coupled, Mixture, Optimum, PowerLaw, Repeated, Shared, Table, Units
+from trimask.studies.fitting import DELTA, Fit, bootstrap, fit, intervals, isoflop
+from trimask.studies.laws import FLOPS, Coupled, Mixture, Optimum, PowerLaw, Repeated, Shared, Table, Units
 
 LAWS = ("power", "coupled", "repeated", "shared", "additive", "joint")
-FLOPS = 6.0
-"""Operations of a training per parameter and token."""
 
 
 def law_of(name: str, table: Table) -> PowerLaw:
@@ -119,6 +117,12 @@ def _of_budget(fitted: Fit, table: Table, drawn: Sequence[dict[str, float]], out
         f"{params:.3g} parameters, {tokens:.3g} tokens, {tokens / params:.3g} a parameter"
         f"{'' if inside else ', beyond the sizes of the table'}."
     )
+    if len(bottoms := isoflop(table)) > 1:
+        flops_Q, params_Q = np.log(bottoms).T
+        slope = np.polyfit(flops_Q, params_Q, 1)[0]
+        out.findings.append(
+            f"For comparison, parabolas at {len(bottoms)} budgets (isoFLOP): the best size grows as C^{slope:.4f}."
+        )
     others = [Optimum.of(values) for values in drawn if min(values["alpha"], values["beta"]) > 0]
     rows = {"a": best.a, "b": best.b, "G": best.scale, "tokens a parameter there": tokens / params}
 
