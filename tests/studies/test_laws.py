@@ -81,6 +81,24 @@ def test_a_law_of_mixtures_predicts_other_mixtures(joint):
     assert found.error(exact.rows(~seen)) < 1e-4
 
 
+@pytest.mark.parametrize("joint", [False, True])
+def test_the_best_shares_are_those_of_a_grid(joint):
+    rest = [0.1, -0.3, 0.5, 0.8, -0.2, 0.4, 0.1, 0.9] if joint else [-0.5, -0.2]
+    theta = np.array([0.3, 0.34, 0.37, 0.2, 0.6, -0.4, 0.3, 0.6, 0.5, *rest])
+    other = theta.copy()
+    other[3:6] += 0.9, -0.9, 0.2
+    law = Mixture(UNITS, sources=3, joint=joint)
+    fits = [fitting.Fit(law, t, 0.0, 2, 1.0, True) for t in (theta, other)]
+    found = fitting.best_shares(fits, 1e8, 1e10, weights=(1, 3))
+    axis = np.linspace(0.005, 0.995, 199)
+    grid = np.array([(a, b, 1 - a - b) for a in axis for b in axis if a + b < 0.999])
+    size = len(grid)
+    every = Table(np.full(size, 1e8), np.full(size, 1e10), np.ones(size), np.arange(size), shares_RK=grid)
+    loss = law.predict(theta, every) + 3 * law.predict(other, every)
+    assert found.sum() == pytest.approx(1)
+    assert found == pytest.approx(grid[np.argmin(loss)], abs=0.01)
+
+
 LAWS = [
     (PowerLaw(UNITS), {}),
     (Coupled(UNITS), {}),

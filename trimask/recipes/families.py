@@ -61,7 +61,7 @@ COSINE = BasePoint(
 )  # fmt: skip
 """What `trimask.recipes.study` trains."""
 PLAIN: Mapping[str, float] = {"embedding_std": 0.5, "head_std": 0.02}
-"""Settings of the model where the search for multipliers began (`docs/studies`)."""
+"""Settings of the model where the search for multipliers began (docs/studies)."""
 BRANCHES: Mapping[str, float] = {
     "embedding_std": 0.25,
     "head_std": 0.08,
@@ -80,7 +80,7 @@ LAB = Family(
     aspect=48,
     base_width=64,
     base_depth=6,
-    optimizer=chz.replace(START, beta1=0.8, beta2=0.97, momentum=0.955, multipliers=MULTIPLIERS),
+    optimizer=chz.replace(START, rate=2**-6.5, beta1=0.8, beta2=0.97, momentum=0.955, multipliers=MULTIPLIERS),
     bases=(COSINE,),
     model=BRANCHES,
 )

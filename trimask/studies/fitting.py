@@ -17,7 +17,7 @@ from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
 
 from trimask.core.errors import UsageError
-from trimask.studies.laws import FLOPS, Law, Table
+from trimask.studies.laws import FLOPS, Law, Mixture, Table
 
 DELTA = 1e-3
 """Errors of log L up to this count by their square, larger ones by their size."""
@@ -184,6 +184,38 @@ def isoflop(table: Table) -> list[tuple[float, float]]:
         if size_R[group].min() <= bottom <= size_R[group].max():
             out.append((float(np.exp(np.log(flops_R[group]).mean())), float(np.exp(bottom))))
     return out
+
+
+def best_shares(
+    fits: Sequence[Fit], params: float, tokens: float, weights: Sequence[float] | None = None
+) -> np.ndarray:
+    """float64 (K,): shares of the sources with the lowest weighted mean of the losses that laws of mixtures predict.
+
+    A law for each target, `weights` of the targets. By descent on the logits of the shares, from their middle and from
+    near each corner.
+    """
+    laws = [one.law for one in fits]
+    if not all(isinstance(law, Mixture) for law in laws) or not laws:
+        raise UsageError("the best shares follow from laws of mixtures, one for each target")
+    sources = laws[0].sources  # pyright: ignore[reportAttributeAccessIssue]
+    weight_T = np.ones(len(fits)) if weights is None else np.asarray(weights, float)
+    theta = [torch.from_numpy(one.theta_P) for one in fits]
+    one_R = np.array([params]), np.array([tokens]), np.ones(1), np.zeros(1)
+    row = Table(*one_R, shares_RK=np.full((1, sources), 1 / sources))
+    columns = [law.columns(row) for law in laws]
+
+    def value(logit_K: np.ndarray) -> tuple[float, np.ndarray]:
+        logit = torch.tensor(logit_K, requires_grad=True)
+        shares = {"shares": logit.log_softmax(0)[None]}
+        losses = [law.log_loss(t, {**x, **shares}).exp() for law, t, x in zip(laws, theta, columns, strict=True)]
+        total = sum(w * loss for w, loss in zip(weight_T / weight_T.sum(), losses, strict=True))
+        assert isinstance(total, torch.Tensor)
+        (gradient,) = torch.autograd.grad(total.sum(), logit)
+        return total.item(), gradient.numpy()
+
+    starts = [np.zeros(sources), *(3.0 * np.eye(sources))]
+    best = min((minimize(value, z, jac=True, method="L-BFGS-B") for z in starts), key=lambda found: found.fun)
+    return np.exp(best.x - np.logaddexp.reduce(best.x))
 
 
 def twin(fitted: Fit, table: Table, noise: float, count: int, draws: int, share: float = 0.8, seed: int = 0):

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from trimask.core.errors import UsageError
 from trimask.studies import plots
 from trimask.studies.base import Report
-from trimask.studies.fitting import DELTA, Fit, bootstrap, fit, intervals, isoflop
+from trimask.studies.fitting import DELTA, Fit, best_shares, bootstrap, fit, intervals, isoflop
 from trimask.studies.laws import FLOPS, Coupled, Mixture, Optimum, PowerLaw, Repeated, Shared, Table, Units
 
 LAWS = ("power", "coupled", "repeated", "shared", "additive", "joint")
@@ -77,6 +77,8 @@ def _report(fitted: Fit, known: Table, unseen: Table, drawn: Sequence[dict[str, 
     lines = [_line(name, value, between) for name, value in fitted.values.items()]
     if isinstance(fitted.law, PowerLaw) and type(fitted.law) in (PowerLaw, Repeated):
         lines += _of_budget(fitted, known, drawn, out)
+    if isinstance(fitted.law, Mixture):
+        out.findings.append(_shares(fitted, known))
     out.tables.append((f"Values, 95 % intervals of {len(drawn)} bootstraps by run", ["", "value", "from", "to"], lines))
     out.plots["fit"] = _fit_plot(fitted, known, unseen)
     out.plots["errors"] = _error_plot(fitted, known, unseen)
@@ -100,6 +102,20 @@ def _prediction(fitted: Fit, known: Table, unseen: Table) -> str:
         f"Held out, {len(unseen)} runs of {unseen.params_R.min():.4g} parameters and more, the largest seen "
         f"{known.params_R.max():.4g}: predicted with a mean relative error of {fitted.error(unseen):.3%}; 'as the "
         f"largest that was seen' errs by {naive:.3%}."
+    )
+
+
+def _shares(fitted: Fit, table: Table) -> str:
+    """The best shares of the longest run of the largest size, and the best that was tried there."""
+    assert table.shares_RK is not None
+    params = table.params_R.max()
+    tokens = table.tokens_R[table.params_R == params].max()
+    best = best_shares([fitted], params, tokens)
+    least, most = table.shares_RK.min(0), table.shares_RK.max(0)
+    beyond = ", beyond what the table has of some source" if ((best < least) | (best > most)).any() else ""
+    return (
+        f"At {params:.4g} parameters and {tokens:.4g} tokens the lowest loss is predicted for shares of "
+        f"{', '.join(f'{share:.3f}' for share in best)}{beyond}."
     )
 
 
