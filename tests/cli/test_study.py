@@ -26,11 +26,13 @@ NAMES = ("--params", "N", "--tokens", "D", "--loss", "L")
 
 
 def test_a_table_of_ones_own_is_fitted(trimask, runs, tmp_path):
-    made = trimask("study", "fit", runs, *NAMES, "--hold-out", 1, "--bootstrap", 40, "--out", tmp_path / "out")
+    options = ("--hold-out", 1, "--bootstrap", 40, "--twins", 2, "--out", tmp_path / "out")
+    made = trimask("study", "fit", runs, *NAMES, *options)
     assert made.code == 0, made.err
-    values = {line.split()[0]: float(line.split()[1]) for line in made.out.splitlines() if len(line.split()) == 4}
+    of_fit = made.out[made.out.index("Values, 95 %") : made.out.index("2 tables for which")]
+    values = {line.split()[0]: float(line.split()[1]) for line in of_fit.splitlines() if len(line.split()) == 4}
     assert values["alpha"] == pytest.approx(0.35, abs=0.03) and values["beta"] == pytest.approx(0.37, abs=0.03)
-    assert "Held out, 10 runs" in " ".join(made.out.split()) and "Doubtful" not in made.out
+    assert "Held out, 10 losses" in " ".join(made.out.split()) and "Doubtful" not in made.out
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"report.html", "fit.png", "errors.png"}
 
 
@@ -40,10 +42,10 @@ def test_a_table_of_ones_own_is_fitted(trimask, runs, tmp_path):
         ((), "no column 'params'; there are: N, D, L"),
         ((*NAMES, "--law", "cubic"), "no law is called 'cubic'"),
         ((*NAMES, "--hold-out", 6), "6 of 6 sizes cannot be held out"),
-        ((*NAMES, "--drop-highest", 60), "60 of 60 runs cannot be left out"),
+        ((*NAMES, "--drop-highest", 60), "60 of 60 losses cannot be left out"),
         ((*NAMES, "--law", "repeated"), "unique"),
         ((*NAMES, "--law", "coupled", "--grid"), "the grid of starts is for the law `power`"),
-        ((*NAMES, "--delta", 0), "--delta 0 must be positive"),
+        ((*NAMES, "--delta", 0), "--delta must be positive"),
     ],
 )
 def test_what_cannot_be_done_is_said(trimask, runs, tmp_path, more, says):

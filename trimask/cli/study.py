@@ -75,14 +75,15 @@ def fit(
         bool, typer.Option("--grid", help="Begin at the 4,500 starts of Hoffmann et al., minutes instead of seconds.")
     ] = False,
     drop_highest: Annotated[int, typer.Option(help="Leave out so many of the highest losses.")] = 0,
-    hold_out: Annotated[int, typer.Option(help="Fit without so many of the largest sizes, and predict them.")] = 0,
+    hold_out: Annotated[int, typer.Option(help="First predict so many of the largest sizes from the others.")] = 0,
     bootstrap: Annotated[int, typer.Option(help="Fits to trainings drawn anew, for the intervals; 0: none.")] = 300,
+    twins: Annotated[int, typer.Option(help="Tables made of the fit and fitted again: bias and coverage.")] = 0,
+    jobs: Annotated[int | None, typer.Option(help="Processes of --grid; by default one a core.")] = None,
     delta: Annotated[float, typer.Option(help="Errors of log L up to this count squared; inf: least squares.")] = 1e-3,
-    out: Annotated[Path | None, typer.Option(help="Folder of the report; by default fits/NAME of the file.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the report; by default fits/FILE-LAW.")] = None,
 ) -> None:
     """Fit a scaling law to a table of runs, anyone's.
 
-    \b
     L = E + A N^-alpha + B D^-beta by variable projection and by descents on the Huber loss of log L, with
     intervals from a bootstrap over trainings, how a budget is best split, and what makes the fit doubtful.
 
@@ -96,17 +97,25 @@ def fit(
     from trimask.studies import laws, report
     from trimask.studies.verdict import Asked, judged
 
-    if bootstrap < 0 or not delta > 0:
-        raise UsageError(f"--bootstrap {bootstrap} must not be negative, --delta {delta:g} must be positive")
-    columns = tuple(name for name in shares.split(",") if name)
+    if min(bootstrap, twins) < 0 or not delta > 0:
+        raise UsageError("--bootstrap and --twins must not be negative, --delta must be positive")
+    columns = tuple(name.strip() for name in shares.split(",") if name.strip())
     table = laws.read(runs, params, tokens, loss, run, columns, unique, target)
-    asked = Asked(law, grid, drop_highest, hold_out, bootstrap, delta, jobs=(os.cpu_count() or 1) if grid else 1)
-    folder = out or Path("fits") / runs.stem
+    several = (jobs or cores()) if grid else 1
+    _, found = judged(table, Asked(law, grid, drop_highest, hold_out, bootstrap, twins, delta, several))
+    folder = out or Path("fits") / f"{runs.stem}-{law}"
     folder.mkdir(parents=True, exist_ok=True)
-    _, found = judged(table, asked)
     console = Console()
-    console.print(report.write(found, f"{len(table)} lines of {runs}", folder), highlight=False)
+    written = report.write(found, f"{len(table)} lines of {runs}", folder)
+    console.print(written, highlight=False, markup=False)
     for caption, head, lines in found.tables:
-        console.print(caption, highlight=False)
+        console.print(f"\n{caption}", highlight=False, markup=False)
+        width = max(len(line[0]) for line in [head, *lines])
         for line in [head, *lines]:
-            console.print(f"{line[0]:>24}" + "".join(f"{cell:>14}" for cell in line[1:]), highlight=False)
+            cells = "".join(f"{cell:>{max(14, len(name) + 2)}}" for cell, name in zip(line[1:], head[1:], strict=True))
+            console.print(f"{line[0]:>{width}}{cells}", highlight=False, markup=False, soft_wrap=True)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -8,6 +8,7 @@ here it is multiplied by a million and the tolerances are tight. `dev/LOG.md` ha
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 
@@ -16,7 +17,7 @@ import torch
 from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
 
-from trimask.core.errors import UsageError
+from trimask.core.errors import TrainingError, UsageError
 from trimask.studies.laws import FLOPS, Law, Mixture, Table
 
 DELTA = 1e-3
@@ -28,6 +29,10 @@ NEAR = 0.01
 """A start has reached the best objective if it ends within this share of it."""
 FEW = 0.02
 """Of many starts so many must have."""
+FLAT, TOGETHER = 1e-6, 0.999
+"""Derivatives in one direction over those in another, and a correlation of log N and log D, that tell nothing."""
+ALIKE = 1.03
+"""Largest over smallest number of operations of what counts as one budget."""
 STILL, NOTHING = 1e-4, 1e-9
 """What another descent may gain, as a share; an objective that is no longer any (of noise-free tables)."""
 
@@ -44,6 +49,8 @@ class Fit:
     reached: float
     """Share of starts that ended near the best."""
     converged: bool
+    untold: tuple[str, ...] = ()
+    """What the table does not tell."""
 
     @property
     def values(self) -> dict[str, float]:
@@ -63,7 +70,7 @@ class Fit:
             out.append(f"only {self.reached:.1%} of {self.starts} starts came near the best: more may end lower")
         limits = zip(self.theta_P, self.law.bounds, strict=True)
         stuck = sum(any(end is not None and abs(x - end) < 1e-9 for end in ends) for x, ends in limits)
-        return [*out, *([f"{stuck} of its parameters are at a bound"] if stuck else [])]
+        return [*out, *([f"{stuck} of its parameters are at a bound"] if stuck else []), *self.untold]
 
 
 def fit(
@@ -79,30 +86,51 @@ def fit(
     `delta` = inf is least squares of log L. Raises `UsageError` where there are fewer rows than parameters, or rows of
     one size or one number of tokens alone.
     """
-    starts_SP = law.starts(_checked(law, table)) if starts_SP is None else starts_SP
+    _check(law, table)
+    starts_SP = law.starts(table) if starts_SP is None else starts_SP
     weight_R = np.ones(len(table))
     if jobs == 1:
         found = _descents(law, table, weight_R, starts_SP, delta, options)
     else:
+        parts = [part for part in np.array_split(starts_SP, 8 * jobs) if len(part)]
         with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-            parts = np.array_split(starts_SP, 8 * jobs)
             work = [pool.submit(_descents, law, table, weight_R, part, delta, options) for part in parts]
-            found = [one for future in work for one in future.result()]
+            try:
+                found = [one for future in work for one in future.result()]
+            except BrokenProcessPool:
+                raise TrainingError(
+                    "a process of the fit ended without a word; a script that fits in several needs "
+                    'if __name__ == "__main__": around what it does, or jobs=1'
+                ) from None
     theta_P, value = min(found, key=lambda one: one[1])
     near = [end <= value * (1 + NEAR) + NOTHING for _, end in found]
     # One more descent, which has forgotten the way of the first, must not go on.
-    _, again = _descents(law, table, weight_R, theta_P[None], delta, OPTIONS)[0]
+    again_P, again = _descents(law, table, weight_R, theta_P[None], delta, OPTIONS)[0]
     converged = math.isfinite(value) and again >= value * (1 - STILL) - NOTHING
-    return Fit(law, theta_P, value / SCALE, len(found), float(np.mean(near)), converged)
+    theta_P, value = (again_P, again) if again < value else (theta_P, value)
+    return Fit(law, theta_P, value / SCALE, len(found), float(np.mean(near)), converged, _untold(law, theta_P, table))
 
 
-def _checked(law: Law, table: Table) -> Table:
+def _untold(law: Law, theta_P: np.ndarray, table: Table) -> tuple[str, ...]:
+    """What other values would fit as well, from the derivatives of log L and the design of the table."""
+    out, x = [], law.columns(table)
+    slopes_RP = torch.autograd.functional.jacobian(lambda t: law.log_loss(t, x), torch.from_numpy(theta_P)).numpy()
+    _, sizes, directions = np.linalg.svd(slopes_RP, full_matrices=False)
+    if sizes[-1] < FLAT * sizes[0]:
+        number = int(np.argmax(np.abs(directions[-1])))
+        out.append(f"the losses hardly depend on parameter {number + 1} of the law, or on it together with others")
+    together = np.corrcoef(np.log(table.params_R), np.log(table.tokens_R))[0, 1]
+    if abs(together) > TOGETHER:
+        out.append("tokens follow from the size in these runs: which of the two a loss is due to cannot be told")
+    return tuple(out)
+
+
+def _check(law: Law, table: Table) -> None:
     if len(table) <= len(law.bounds):
-        raise UsageError(f"{len(table)} runs are too few for a law of {len(law.bounds)} parameters")
+        raise UsageError(f"{len(table)} losses are too few for a law of {len(law.bounds)} parameters")
     for name, x_R in (("size", table.params_R), ("number of tokens", table.tokens_R)):
         if len(np.unique(x_R)) < 3:
             raise UsageError(f"all runs have the same one or two values of their {name}: no exponent can be fitted")
-    return table
 
 
 def _descents(
@@ -169,14 +197,18 @@ def intervals(drawn: Sequence[Mapping[str, float]], share: float = 0.95) -> dict
 def isoflop(table: Table) -> list[tuple[float, float]]:
     """(C, N): of each budget C = 6 N D the size at the bottom of a parabola of the loss over log N.
 
-    Approach 2 of Hoffmann et al. 2022. Budgets are groups of runs within a tenth of each other, of at least four sizes
-    with the bottom among them. Where alpha and beta differ the sizes are off by a constant factor, the exponent is not.
+    Approach 2 of Hoffmann et al. 2022. Budgets are groups of runs within 3 % of each other, of at least four sizes with
+    the bottom among them. Where alpha and beta differ the sizes are off by a constant factor, the exponent is not.
     """
     flops_R, size_R = FLOPS * table.params_R * table.tokens_R, np.log(table.params_R)
     order = np.argsort(flops_R)
-    groups = np.split(order, np.flatnonzero(np.diff(np.log(flops_R[order])) > math.log(1.1)) + 1)
+    groups: list[list[int]] = []
+    for number in order:
+        if not groups or flops_R[number] > ALIKE * flops_R[groups[-1][0]]:
+            groups.append([])
+        groups[-1].append(int(number))
     out = []
-    for group in groups:
+    for group in map(np.array, groups):
         if len(np.unique(size_R[group])) < 4:
             continue
         bend, slope, _ = np.polyfit(size_R[group], table.loss_R[group], 2)
@@ -206,7 +238,7 @@ def best_shares(
 
     def value(logit_K: np.ndarray) -> tuple[float, np.ndarray]:
         logit = torch.tensor(logit_K, requires_grad=True)
-        shares = {"shares": logit.log_softmax(0)[None]}
+        shares = {"shares": logit.softmax(0)[None]}
         losses = [law.log_loss(t, {**x, **shares}).exp() for law, t, x in zip(laws, theta, columns, strict=True)]
         total = sum(w * loss for w, loss in zip(weight_T / weight_T.sum(), losses, strict=True))
         assert isinstance(total, torch.Tensor)
@@ -218,19 +250,29 @@ def best_shares(
     return np.exp(best.x - np.logaddexp.reduce(best.x))
 
 
-def twin(fitted: Fit, table: Table, noise: float, count: int, draws: int, share: float = 0.8, seed: int = 0):
+def twin(
+    fitted: Fit, table: Table, count: int, draws: int = 50, share: float = 0.8, delta: float = DELTA, seed: int = 0
+) -> dict[str, tuple[float, float]]:
     """What the same procedure makes of tables for which the fit is the truth: bias and coverage of each value.
 
-    `count` tables of the same design with errors of log L of this standard deviation, each fitted and bootstrapped
-    `draws` times. Returns (mean of the fitted values over the true one minus 1, share of intervals that hold it).
+    `count` tables of the same design, each training with the errors of log L of one that was drawn from the table,
+    each table fitted and bootstrapped `draws` times. Returns (mean of the fitted values over the true one minus 1,
+    share of intervals that hold it).
     """
     truth, rng = fitted.values, np.random.default_rng(seed)
+    clean_R = fitted.law.predict(fitted.theta_P, table)
+    error_R = np.log(table.loss_R / clean_R)
+    _, number_R = np.unique(table.run_R, return_inverse=True)
+    of_run = [error_R[number_R == n] for n in range(int(number_R.max()) + 1)]
     found, held = {name: [] for name in truth}, {name: [] for name in truth}
     for number in range(count):
-        clean_R = fitted.law.predict(fitted.theta_P, table)
-        made = table.replaced(clean_R * np.exp(rng.normal(0, noise, len(table))))
-        again = fit(fitted.law, made)
-        between = intervals(bootstrap(again, made, draws, seed=number), share)
+        drawn_R = np.empty(len(table))
+        for n, place in enumerate(rng.integers(len(of_run), size=len(of_run))):
+            mine = number_R == n
+            drawn_R[mine] = np.resize(of_run[place], mine.sum()) * rng.choice([-1, 1])
+        made = table.replaced(clean_R * np.exp(drawn_R))
+        again = fit(fitted.law, made, delta=delta)
+        between = intervals(bootstrap(again, made, draws, delta, seed=number), share)
         for name, value in again.values.items():
             found[name].append(value)
             held[name].append(between[name][0] <= truth[name] <= between[name][1])

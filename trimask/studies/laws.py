@@ -68,29 +68,42 @@ def read(
 ) -> Table:
     """A table from a CSV or Parquet file, its columns by name; without `run` every row is a training of its own.
 
-    Raises `DataError` that names the column, and the first row where a number is missing or not positive.
+    Raises `DataError` that names the column, and the first row (1 is below the header) where a value is missing or not
+    what it must be.
     """
     columns = _columns(path)
 
-    def numbers(name: str, least: float = math.nextafter(0.0, 1.0)) -> np.ndarray:
-        try:
-            found = columns[name].to_numpy(zero_copy_only=False).astype(np.float64)
-        except KeyError:
-            raise DataError(f"{path} has no column {name!r}; there are: {', '.join(columns)}") from None
-        except (TypeError, ValueError):
-            raise DataError(f"{path}: the column {name!r} holds text, not numbers") from None
-        if (bad := np.flatnonzero(~(np.isfinite(found) & (found >= least)))).size:
-            raise DataError(f"{path}: row {bad[0] + 1} has {name}={found[bad[0]]:g}, which must be positive and finite")
-        return found
-
-    def labels(name: str) -> np.ndarray:
+    def column(name: str) -> pa.ChunkedArray:
         if name not in columns:
             raise DataError(f"{path} has no column {name!r}; there are: {', '.join(columns)}")
-        return columns[name].to_numpy(zero_copy_only=False)
+        if (empty := np.flatnonzero(columns[name].is_null().to_numpy())).size:
+            raise DataError(f"{path}: row {empty[0] + 1} has no {name}")
+        return columns[name]
 
+    def numbers(name: str, zero: bool = False) -> np.ndarray:
+        found = column(name)
+        if not (pa.types.is_integer(found.type) or pa.types.is_floating(found.type)):
+            texts = enumerate(found.to_pylist(), 1)
+            row, text = next((n, t) for n, t in texts if not _is_number(t))
+            raise DataError(f"{path}: row {row} has {name}={text}, which is no number")
+        values = found.to_numpy(zero_copy_only=False).astype(np.float64)
+        fine = np.isfinite(values) & ((values >= 0) if zero else (values > 0))
+        if (bad := np.flatnonzero(~fine)).size:
+            row, wanted = bad[0], "0 or more" if zero else "positive"
+            raise DataError(f"{path}: row {row + 1} has {name}={values[row]:g}, which must be {wanted} and finite")
+        return values
+
+    def labels(name: str) -> np.ndarray:
+        found = np.array([str(value) for value in column(name).to_pylist()])
+        if (empty := np.flatnonzero(found == "")).size:
+            raise DataError(f"{path}: row {empty[0] + 1} has no {name}")
+        return found
+
+    if not columns or not len(next(iter(columns.values()))):
+        raise DataError(f"{path} has no rows below its header")
     params_R, tokens_R, loss_R = numbers(params), numbers(tokens), numbers(loss)
     label_R = np.arange(len(loss_R)) if run is None else labels(run)
-    shares_RK = np.stack([numbers(name, 0.0) for name in shares], 1) if shares else None
+    shares_RK = np.stack([numbers(name, zero=True) for name in shares], 1) if shares else None
     if shares_RK is not None and (bad := np.flatnonzero(abs(shares_RK.sum(1) - 1) > 1e-3)).size:
         raise DataError(f"{path}: the shares of row {bad[0] + 1} sum to {shares_RK[bad[0]].sum():g}, not to 1")
     unique_R = None if unique is None else numbers(unique)
@@ -98,17 +111,30 @@ def read(
     return Table(params_R, tokens_R, loss_R, label_R, shares_RK, unique_R, target_R)
 
 
+def _is_number(text: object) -> bool:
+    try:
+        float(str(text))
+    except ValueError:
+        return False
+    # A date or a truth value is none either.
+    return isinstance(text, str)
+
+
 def _columns(path: Path) -> Mapping[str, pa.ChunkedArray]:
     readers = {".csv": pyarrow.csv.read_csv, ".parquet": pyarrow.parquet.read_table}
-    if path.suffix not in readers:
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
         raise UsageError(f"{path}: a table of runs is a .csv or a .parquet file")
+    if not path.is_file():
+        raise UsageError(f"there is no file {path}")
     try:
-        table = readers[path.suffix](path)
-    except FileNotFoundError:
-        raise UsageError(f"there is no file {path}") from None
-    except pa.ArrowInvalid as e:
+        table = reader(path)
+        names = table.column_names
+    except (pa.ArrowInvalid, UnicodeDecodeError) as e:
         raise DataError(f"{path} cannot be read: {e}") from None
-    return dict(zip(table.column_names, table.columns, strict=True))
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"{path} has two columns {twice[0]!r}")
+    return dict(zip(names, table.columns, strict=True))
 
 
 @dataclass(frozen=True)
@@ -179,7 +205,7 @@ class PowerLaw(Law):
     def values(self, theta_P: np.ndarray) -> dict[str, float]:
         a, b, e, alpha, beta = theta_P.tolist()
         a, b = a + alpha * math.log(self.units.params), b + beta * math.log(self.units.tokens)
-        return {"E": math.exp(e), "A": math.exp(a), "B": math.exp(b), "alpha": alpha, "beta": beta}
+        return {"E": _exp(e), "A": _exp(a), "B": _exp(b), "alpha": alpha, "beta": beta}
 
     def starts(self, table: Table) -> np.ndarray:
         return projected(table, self.units)
@@ -198,7 +224,7 @@ class PowerLaw(Law):
 class Coupled(PowerLaw):
     """L = E + (A^(1/k) N^(-alpha/k) + B^(1/k) D^(-beta/k))^k: size and tokens limit each other; additive at k = 1.
 
-    The form of Kaplan et al. 2020 has E = 0. One parameter more than `PowerLaw`, log k.
+    The form of Kaplan et al. 2020 is that of E = 0 and k = beta. One parameter more than `PowerLaw`, log k.
     """
 
     @property
@@ -211,7 +237,7 @@ class Coupled(PowerLaw):
         return _log_sum(e, k * _log_sum((a - alpha * x["params"]) / k, (b - beta * x["tokens"]) / k))
 
     def values(self, theta_P: np.ndarray) -> dict[str, float]:
-        return {**super().values(theta_P[:5]), "k": math.exp(theta_P[5])}
+        return {**super().values(theta_P[:5]), "k": _exp(theta_P[5])}
 
     def starts(self, table: Table) -> np.ndarray:
         return _times(projected(table, self.units), np.log([0.5, 1.0, 2.0]))
@@ -221,8 +247,9 @@ class Coupled(PowerLaw):
 class Repeated(PowerLaw):
     """`PowerLaw` of effective tokens: each repetition of U different tokens is worth less than the one before.
 
-    D' = U + U r (1 - exp(-(D/U - 1) / r)) (Muennighoff et al. 2023, arXiv 2305.16264, section 3): after r repetitions
-    more of them add little. One parameter more, log r.
+    D' = U + U r (1 - exp(-(D/U - 1) / r)): after r repetitions more of them add little. This is the half of the law of
+    Muennighoff et al. 2023 (arXiv 2305.16264) that is about data; theirs also lets parameters beyond what U tokens
+    need count less. U is at most D. One parameter more, log r.
     """
 
     @property
@@ -232,9 +259,8 @@ class Repeated(PowerLaw):
     def columns(self, table: Table) -> dict[str, Tensor]:
         if table.unique_R is None:
             raise UsageError("a law of repeated data needs the number of different tokens of each run (unique)")
-        if (bad := np.flatnonzero(table.unique_R > table.tokens_R * (1 + 1e-9))).size:
-            raise UsageError(f"row {bad[0] + 1} has more different tokens than it has tokens")
-        return {**super().columns(table), "unique": torch.from_numpy(np.log(table.unique_R / self.units.tokens))}
+        unique_R = np.minimum(table.unique_R, table.tokens_R)
+        return {**super().columns(table), "unique": torch.from_numpy(np.log(unique_R / self.units.tokens))}
 
     def log_loss(self, theta_P: Tensor, x: Mapping[str, Tensor]) -> Tensor:
         a, b, e, alpha, beta, log_r = theta_P
@@ -243,7 +269,7 @@ class Repeated(PowerLaw):
         return _log_sum(e, a - alpha * x["params"], b - beta * effective_R)
 
     def values(self, theta_P: np.ndarray) -> dict[str, float]:
-        return {**super().values(theta_P[:5]), "r": math.exp(theta_P[5])}
+        return {**super().values(theta_P[:5]), "r": _exp(theta_P[5])}
 
     def starts(self, table: Table) -> np.ndarray:
         return _times(projected(table, self.units), np.log([3.0, 15.0, 75.0]))
@@ -311,33 +337,33 @@ class Mixture(PowerLaw):
     def columns(self, table: Table) -> dict[str, Tensor]:
         if table.shares_RK is None or table.shares_RK.shape[1] != self.sources:
             raise UsageError(f"a law of mixtures of {self.sources} sources needs the share of each in every run")
-        log_RK = np.log(np.maximum(table.shares_RK, SMALLEST))
-        return {**super().columns(table), "shares": torch.from_numpy(log_RK)}
+        return {**super().columns(table), "shares": torch.from_numpy(np.asarray(table.shares_RK, float))}
 
     def log_loss(self, theta_P: Tensor, x: Mapping[str, Tensor]) -> Tensor:
-        k, h_RK = self.sources, x["shares"]
+        k, there_RK = self.sources, x["shares"] > 0
+        h_RK = torch.where(there_RK, x["shares"], 1.0).log()
         e, alpha, beta = theta_P[:3]
         c_K, g_K, rest = theta_P[3 : 3 + k], theta_P[3 + k : 3 + 2 * k], theta_P[3 + 2 * k :]
         if self.joint:
-            a = rest[k] * torch.logsumexp(rest[:k] + h_RK, 1)
-            b = rest[2 * k + 1] * torch.logsumexp(rest[k + 1 : 2 * k + 1] + h_RK, 1)
+            a = rest[k] * _log_sum_of(rest[:k] + h_RK, there_RK)
+            b = rest[2 * k + 1] * _log_sum_of(rest[k + 1 : 2 * k + 1] + h_RK, there_RK)
         else:
             a, b = rest
-        bias_R = -torch.logsumexp(c_K + g_K * h_RK, 1)
+        bias_R = -_log_sum_of(c_K + g_K * h_RK, there_RK)
         return _log_sum(e, bias_R, a - alpha * x["params"], b - beta * x["tokens"])
 
     def values(self, theta_P: np.ndarray) -> dict[str, float]:
         k, theta = self.sources, theta_P.tolist()
         of_params, of_tokens = theta[1] * math.log(self.units.params), theta[2] * math.log(self.units.tokens)
-        out = {"E": math.exp(theta[0]), "alpha": theta[1], "beta": theta[2]}
-        out |= {f"C{i}": math.exp(theta[3 + i]) for i in range(k)}
+        out = {"E": _exp(theta[0]), "alpha": theta[1], "beta": theta[2]}
+        out |= {f"C{i}": _exp(theta[3 + i]) for i in range(k)}
         out |= {f"g{i}": theta[3 + k + i] for i in range(k)}
         rest = theta[3 + 2 * k :]
         if not self.joint:
-            return {**out, "A": math.exp(rest[0] + of_params), "B": math.exp(rest[1] + of_tokens)}
+            return {**out, "A": _exp(rest[0] + of_params), "B": _exp(rest[1] + of_tokens)}
         for name, power, begin, unit in (("A", "p", 0, of_params), ("B", "q", k + 1, of_tokens)):
             exponent = rest[begin + k]
-            out |= {f"{name}{i}": math.exp(rest[begin + i] + unit / max(exponent, 1e-9)) for i in range(k)}
+            out |= {f"{name}{i}": _exp(rest[begin + i] + unit / max(exponent, 1e-9)) for i in range(k)}
             out[power] = exponent
         return out
 
@@ -354,8 +380,13 @@ class Mixture(PowerLaw):
         return np.array(out)
 
 
-SMALLEST = 1e-6
-"""A share of nothing counts as this: its logarithm is wanted."""
+def _log_sum_of(terms_RK: Tensor, there_RK: Tensor) -> Tensor:
+    """Over the sources that have a share; the others add nothing, whatever their exponent."""
+    return terms_RK.masked_fill(~there_RK, -torch.inf).logsumexp(1)
+
+
+def _exp(x: float) -> float:
+    return math.exp(x) if x < 700 else math.inf
 
 
 def _log_sum(*terms: Tensor) -> Tensor:
@@ -367,7 +398,7 @@ def _times(theta_SP: np.ndarray, more: np.ndarray) -> np.ndarray:
     return np.concatenate([np.column_stack([theta_SP, np.full(len(theta_SP), value)]) for value in more])
 
 
-STEEPEST, RESOLUTION, BLOCKS = 1.2, 48, 3
+STEEPEST, RESOLUTION, BLOCKS, RIDGE = 1.2, 48, 3, 1e-10
 
 
 def projected(table: Table, units: Units) -> np.ndarray:
@@ -407,6 +438,9 @@ def _at(table: Table, units: Units, alpha_X: np.ndarray, beta_Y: np.ndarray) -> 
     of_params_XR = (table.params_R / units.params) ** -alpha_X[:, None] * one_R
     of_tokens_YR = (table.tokens_R / units.tokens) ** -beta_Y[:, None] * one_R
     x, y, rows = len(alpha_X), len(beta_Y), len(one_R)
+    # Columns of length 1, so that none drowns another.
+    size, params_X, tokens_Y = (np.linalg.norm(c, axis=-1) for c in (one_R, of_params_XR, of_tokens_YR))
+    one_R, of_params_XR, of_tokens_YR = one_R / size, of_params_XR / params_X[:, None], of_tokens_YR / tokens_Y[:, None]
     gram, right = np.empty((x, y, 3, 3)), np.empty((x, y, 3))
     gram[..., 0, 0], right[..., 0] = (one_R**2).sum(), one_R.sum()
     gram[..., 0, 1] = gram[..., 1, 0] = (of_params_XR @ one_R)[:, None]
@@ -418,7 +452,7 @@ def _at(table: Table, units: Units, alpha_X: np.ndarray, beta_Y: np.ndarray) -> 
     # The best of all subsets whose own solution is not negative is the solution with signs.
     for used in ((0, 1, 2), (0, 1), (0, 2), (1, 2), (0,), (1,), (2,)):
         inside = np.ix_(range(x), range(y), used, used)
-        ridge = 1e-12 * np.eye(len(used))
+        ridge = RIDGE * np.eye(len(used))
         found = np.linalg.solve(gram[inside] + ridge, right[..., used][..., None])[..., 0]
         left = rows - (found * right[..., used]).sum(-1)
         better = (found >= 0).all(-1) & (left < error)
@@ -426,6 +460,9 @@ def _at(table: Table, units: Units, alpha_X: np.ndarray, beta_Y: np.ndarray) -> 
         full = np.zeros((x, y, 3))
         full[..., used] = found
         best = np.where(better[..., None], full, best)
+    best[..., 0] /= size
+    best[..., 1] /= params_X[:, None]
+    best[..., 2] /= tokens_Y
     return best, error
 
 
@@ -435,19 +472,28 @@ class Optimum:
 
     a: float
     b: float
-    scale: float
-    """G."""
+    log_scale: float
+    """log G."""
 
     @classmethod
     def of(cls, values: Mapping[str, float]) -> "Optimum":
+        """Raises `UsageError` where the loss does not fall with size and tokens: there is no optimum then."""
+        if not all(0 < values[name] < math.inf for name in ("A", "B", "alpha", "beta")):
+            raise UsageError("no size is best where the loss does not depend on size and tokens both")
         alpha, beta = values["alpha"], values["beta"]
-        ratio = alpha * values["A"] / (beta * values["B"])
-        return cls(beta / (alpha + beta), alpha / (alpha + beta), ratio ** (1 / (alpha + beta)))
+        log_ratio = math.log(alpha) + math.log(values["A"]) - math.log(beta) - math.log(values["B"])
+        return cls(beta / (alpha + beta), alpha / (alpha + beta), log_ratio / (alpha + beta))
+
+    @property
+    def scale(self) -> float:
+        """G."""
+        return _exp(self.log_scale)
 
     def split(self, flops: float) -> tuple[float, float]:
         """Parameters and tokens of the lowest loss for so many floating-point operations."""
-        return self.scale * (flops / FLOPS) ** self.a, (flops / FLOPS) ** self.b / self.scale
+        log_flops = math.log(flops / FLOPS)
+        return _exp(self.log_scale + self.a * log_flops), _exp(self.b * log_flops - self.log_scale)
 
     def tokens(self, params: float) -> float:
         """D*(N): tokens of the budget for which a model of this size is the best."""
-        return (params / self.scale) ** (self.b / self.a) / self.scale
+        return _exp((math.log(params) - self.log_scale) * self.b / self.a - self.log_scale)

@@ -1,6 +1,5 @@
 """The report of a fitted law: values with intervals, how it predicts sizes it has not seen, what makes it doubtful."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,7 +9,7 @@ from matplotlib.figure import Figure
 from trimask.core.errors import UsageError
 from trimask.studies import plots
 from trimask.studies.base import Report
-from trimask.studies.fitting import DELTA, Fit, best_shares, bootstrap, fit, intervals, isoflop
+from trimask.studies.fitting import DELTA, Fit, best_shares, bootstrap, fit, intervals, isoflop, twin
 from trimask.studies.laws import FLOPS, Coupled, Mixture, Optimum, PowerLaw, Repeated, Shared, Table, Units
 
 LAWS = ("power", "coupled", "repeated", "shared", "additive", "joint")
@@ -29,6 +28,10 @@ def law_of(name: str, table: Table) -> PowerLaw:
     return kinds[name](units)
 
 
+TOLD = ("A", "B", "alpha", "beta")
+FEW_RUNS = 20
+
+
 @dataclass(frozen=True)
 class Asked:
     """How a table is fitted."""
@@ -39,8 +42,10 @@ class Asked:
     drop_highest: int = 0
     """Leave out so many of the highest losses."""
     held_out: int = 0
-    """Leave out so many of the largest sizes, and predict them."""
+    """Predict so many of the largest sizes from the others, before all are fitted."""
     draws: int = 300
+    twins: int = 0
+    """Tables of the same design for which the fit is the truth, to see how far its intervals can be trusted."""
     delta: float = DELTA
     jobs: int = 1
 
@@ -48,45 +53,58 @@ class Asked:
 def judged(table: Table, asked: Asked) -> tuple[Fit, Report]:
     """Fit what was asked for, and say what came of it. Raises `UsageError` where the table is too small for that."""
     if not 0 <= asked.drop_highest < len(table):
-        raise UsageError(f"{asked.drop_highest} of {len(table)} runs cannot be left out")
+        raise UsageError(f"{asked.drop_highest} of {len(table)} losses cannot be left out")
     table = table.rows(np.sort(np.argsort(table.loss_R, kind="stable")[: len(table) - asked.drop_highest]))
     sizes = np.unique(table.params_R)
     if not 0 <= asked.held_out < len(sizes):
         raise UsageError(f"{asked.held_out} of {len(sizes)} sizes cannot be held out")
-    seen_R = table.params_R <= sizes[len(sizes) - 1 - asked.held_out]
-    known, unseen = table.rows(seen_R), table.rows(~seen_R)
-    law = law_of(asked.law, known)
+    law, runs = law_of(asked.law, table), len(np.unique(table.run_R))
     if asked.grid and type(law) is not PowerLaw:
         raise UsageError("the grid of starts is for the law `power`; the others have starts of their own")
-    fitted = fit(law, known, law.grid() if asked.grid else None, asked.delta, jobs=asked.jobs)
-    drawn = bootstrap(fitted, known, asked.draws, asked.delta) if asked.draws else []
-    return fitted, _report(fitted, known, unseen, drawn, asked)
+    if isinstance(law, Shared) and runs == len(table):
+        raise UsageError("several losses are of one training here: say which (run), or the intervals are too narrow")
 
+    def fitted(known: Table) -> Fit:
+        return fit(law, known, law.grid() if asked.grid else None, asked.delta, jobs=asked.jobs)
 
-def _report(fitted: Fit, known: Table, unseen: Table, drawn: Sequence[dict[str, float]], asked: Asked) -> Report:
     out = Report(f"Scaling law: {asked.law}")
-    ways = f"{fitted.starts} starts, {fitted.reached:.0%} of which came within 1 % of the best"
+    unseen = None
+    if asked.held_out:
+        seen_R = table.params_R < sizes[len(sizes) - asked.held_out]
+        unseen = ~seen_R, fitted(table.rows(seen_R))
+    final = fitted(table)
     out.findings.append(
-        f"{len(known)} losses of {len(np.unique(known.run_R))} runs: {_formula(fitted)}. Sum of Huber losses of log L "
-        f"(delta {asked.delta:g}) {fitted.objective:.6g}; {ways}; mean relative error {fitted.error(known):.3%}."
+        f"{len(table)} losses of {runs} trainings: {_formula(final)}. Sum of Huber losses of log L (delta "
+        f"{asked.delta:g}) {final.objective:.6g}; {final.starts} starts, {final.reached:.0%} of which came within 1 % "
+        f"of the best; mean relative error {final.error(table):.3%}."
     )
-    out.findings += [f"Doubtful: {caution}." for caution in fitted.cautions]
-    if len(unseen):
-        out.findings.append(_prediction(fitted, known, unseen))
+    out.findings += [f"Doubtful: {caution}." for caution in final.cautions]
+    if runs < FEW_RUNS and asked.draws:
+        out.findings.append(f"Doubtful: intervals from {runs} trainings are too narrow.")
+    if unseen is not None:
+        out.findings.append(_prediction(unseen[1], table.rows(~unseen[0]), table.rows(unseen[0])))
+    drawn = bootstrap(final, table, asked.draws, asked.delta) if asked.draws else []
     between = intervals(drawn) if drawn else {}
-    lines = [_line(name, value, between) for name, value in fitted.values.items()]
-    if isinstance(fitted.law, PowerLaw) and type(fitted.law) in (PowerLaw, Repeated):
-        lines += _of_budget(fitted, known, drawn, out)
-    if isinstance(fitted.law, Mixture):
-        out.findings.append(_shares(fitted, known))
-    out.tables.append((f"Values, 95 % intervals of {len(drawn)} bootstraps by run", ["", "value", "from", "to"], lines))
-    out.plots["fit"] = _fit_plot(fitted, known, unseen)
-    out.plots["errors"] = _error_plot(fitted, known, unseen)
-    return out
+    lines = [_line(name, value, between) for name, value in final.values.items()]
+    if isinstance(law, Mixture):
+        out.findings.append(_shares(final, table))
+    if type(law) in (PowerLaw, Repeated):
+        lines += _of_budget(final, table, drawn, out)
+    caption = f"Values, 95 % intervals of {asked.draws} bootstraps by training" if drawn else "Values"
+    out.tables.append((caption, ["", "value", *(["from", "to"] if drawn else [])], lines))
+    if asked.twins:
+        of_twins = twin(final, table, asked.twins, delta=asked.delta)
+        rows = [[name, f"{bias:+.2%}", f"{held:.0%}"] for name, (bias, held) in of_twins.items()]
+        title = f"{asked.twins} tables for which this fit is the truth, fitted the same way"
+        out.tables.append((title, ["", "bias", "80 % intervals that hold the truth"], rows))
+    shown = (table, None) if unseen is None else (table.rows(~unseen[0]), table.rows(unseen[0]))
+    of = final if unseen is None else unseen[1]
+    out.plots["fit"], out.plots["errors"] = _fit_plot(of, *shown), _error_plot(of, *shown)
+    return final, out
 
 
 def _line(name: str, value: float, between: dict[str, tuple[float, float]]) -> list[str]:
-    return [name, f"{value:.6g}", *(f"{end:.4g}" for end in between.get(name, (math.nan, math.nan)))]
+    return [name, f"{value:.6g}", *(f"{end:.6g}" for end in between.get(name, ()))]
 
 
 def _formula(fitted: Fit) -> str:
@@ -94,14 +112,18 @@ def _formula(fitted: Fit) -> str:
 
 
 def _prediction(fitted: Fit, known: Table, unseen: Table) -> str:
-    """What it says of the sizes it has not seen, and what 'as the largest that was seen' would say."""
+    """What it says of the sizes it has not seen, and what 'as the most alike of the largest seen' would say."""
     largest = known.rows(known.params_R == known.params_R.max())
-    nearest = [largest.loss_R[np.argmin(np.abs(np.log(largest.tokens_R / d)))] for d in unseen.tokens_R]
-    naive = float(np.mean(np.abs(np.array(nearest) / unseen.loss_R - 1)))
+    apart = np.abs(np.log(largest.tokens_R[None] / unseen.tokens_R[:, None]))
+    if largest.shares_RK is not None and unseen.shares_RK is not None:
+        apart += 10 * np.abs(largest.shares_RK[None] - unseen.shares_RK[:, None]).sum(-1)
+    if largest.target_R is not None and unseen.target_R is not None:
+        apart += np.where(largest.target_R[None] == unseen.target_R[:, None], 0, np.inf)
+    naive = float(np.mean(np.abs(largest.loss_R[apart.argmin(1)] / unseen.loss_R - 1)))
     return (
-        f"Held out, {len(unseen)} runs of {unseen.params_R.min():.4g} parameters and more, the largest seen "
+        f"Held out, {len(unseen)} losses of {unseen.params_R.min():.4g} parameters and more, the largest seen "
         f"{known.params_R.max():.4g}: predicted with a mean relative error of {fitted.error(unseen):.3%}; 'as the "
-        f"largest that was seen' errs by {naive:.3%}."
+        f"nearest run of the largest size seen' errs by {naive:.3%}. All values below are fitted with them."
     )
 
 
@@ -121,15 +143,15 @@ def _shares(fitted: Fit, table: Table) -> str:
 
 def _of_budget(fitted: Fit, table: Table, drawn: Sequence[dict[str, float]], out: Report) -> list[list[str]]:
     """Lines about how a budget is best split; a sentence about the largest one of the table."""
-    if min(fitted.values[name] for name in ("alpha", "beta")) <= 0:
+    if min(fitted.values[name] for name in TOLD) <= 0:
         return []
     best = Optimum.of(fitted.values)
     flops = float((FLOPS * table.params_R * table.tokens_R).max())
     params, tokens = best.split(flops)
     inside = table.params_R.min() <= params <= table.params_R.max()
     out.findings.append(
-        f"Of C operations the best are N = {best.scale:.4g} (C/6)^{best.a:.4f} parameters and as many tokens as are "
-        f"left; D*(N) = {best.tokens(1.0):.4g} N^{best.b / best.a:.4f}. At {flops:.3g}, the largest of the table: "
+        f"Of C = 6 N D operations the best are N = {best.scale:.6g} (C/6)^{best.a:.6f} parameters, the rest in new "
+        f"tokens: D*(N) = {best.tokens(1.0):.6g} N^{best.b / best.a:.6f}. At {flops:.3g}, the largest of the table: "
         f"{params:.3g} parameters, {tokens:.3g} tokens, {tokens / params:.3g} a parameter"
         f"{'' if inside else ', beyond the sizes of the table'}."
     )
@@ -139,21 +161,24 @@ def _of_budget(fitted: Fit, table: Table, drawn: Sequence[dict[str, float]], out
         out.findings.append(
             f"For comparison, parabolas at {len(bottoms)} budgets (isoFLOP): the best size grows as C^{slope:.4f}."
         )
-    others = [Optimum.of(values) for values in drawn if min(values["alpha"], values["beta"]) > 0]
-    rows = {"a": best.a, "b": best.b, "G": best.scale, "tokens a parameter there": tokens / params}
+    others = [Optimum.of(values) for values in drawn if min(values[name] for name in TOLD) > 0]
+    if len(others) < len(drawn):
+        out.findings.append(f"{len(drawn) - len(others)} bootstraps have no optimum; its intervals are of the others.")
 
     def of(one: Optimum) -> dict[str, float]:
         n, d = one.split(flops)
-        return {"a": one.a, "b": one.b, "G": one.scale, "tokens a parameter there": d / n}
+        return {"a": one.a, "b": one.b, "G": one.scale, f"D/N at {flops:.3g}": d / n}
+
+    rows = of(best)
 
     between = intervals([of(one) for one in others]) if others else {}
     return [_line(name, value, between) for name, value in rows.items()]
 
 
-def _fit_plot(fitted: Fit, known: Table, unseen: Table) -> Figure:
+def _fit_plot(fitted: Fit, known: Table, unseen: Table | None) -> Figure:
     figure, plot = plots.axes("measured loss", "loss of the law")
     for part, colour, label in ((known, "tab:blue", "fitted"), (unseen, "tab:red", "held out")):
-        if len(part):
+        if part is not None:
             plot.plot(part.loss_R, fitted.law.predict(fitted.theta_P, part), ".", color=colour, label=label)
     ends = [known.loss_R.min(), known.loss_R.max()]
     plot.plot(ends, ends, "-", color="0.7", zorder=0)
@@ -161,10 +186,10 @@ def _fit_plot(fitted: Fit, known: Table, unseen: Table) -> Figure:
     return figure
 
 
-def _error_plot(fitted: Fit, known: Table, unseen: Table) -> Figure:
+def _error_plot(fitted: Fit, known: Table, unseen: Table | None) -> Figure:
     figure, plot = plots.axes("operations, 6 N D", "measured over predicted loss, %")
     for part, colour in ((known, "tab:blue"), (unseen, "tab:red")):
-        if len(part):
+        if part is not None:
             errors = 100 * (part.loss_R / fitted.law.predict(fitted.theta_P, part) - 1)
             plot.plot(FLOPS * part.params_R * part.tokens_R, errors, ".", color=colour)
     plot.axhline(0, color="0.7", zorder=0)
