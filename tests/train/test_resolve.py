@@ -1,6 +1,7 @@
 """From a configuration to what a run does: the identity at the base, passes, horizons, and what is said of them."""
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,8 +26,9 @@ from trimask.optim.sde import BasePoint
 from trimask.train import checkpoint, device, record
 from trimask.train.config import Budget, PhysicalBatch, TrainConfig
 from trimask.train.loop import train
-from trimask.train.resolve import Resolved, describe, resolve, step_seconds
+from trimask.train.resolve import Resolved, describe, resolve
 from trimask.train.step import evaluate
+from trimask.train.steptime import measured_step
 
 TOKENS = 23
 """Of a row of the toy's, in 64 positions."""
@@ -151,9 +153,9 @@ def test_rows_of_a_step_are_whole_passes(rows):
 
 
 def test_budgets_of_tokens_steps_and_minutes_are_one_horizon():
-    """Forty steps of eight rows in two passes: 40 8 23 tokens; forty times a step whose blocks take 7 ms."""
+    """Forty steps of eight rows in two passes: 40 8 23 tokens; forty times a step of 7 ms."""
     data = {"rows": 8, "bases": (BASE,)}
-    minutes = 40 * step_seconds(config(**data), 0.007) / 60
+    minutes = 40 * 0.007 / 60
     by_steps = resolve(config(steps=40, **data)).horizon
     by_tokens = resolve(chz.replace(config(**data), budget=Budget(tokens=40 * 8 * TOKENS))).horizon
     by_minutes = resolve(chz.replace(config(**data), budget=Budget(minutes=minutes)), 0.007).horizon
@@ -293,7 +295,7 @@ class Seconds:
 
 
 def test_a_resumed_run_of_minutes_keeps_the_settings_of_its_start(tmp_path):
-    """What a block took then decides them, however fast the machine is now."""
+    """What a step took then decides them, however fast the machine is now."""
     run = tmp_path / "run"
     made = chz.replace(
         config(run, bases=(BASE,), schedule=Cosine(warmup=0.0), log_every=1),
@@ -303,12 +305,12 @@ def test_a_resumed_run_of_minutes_keeps_the_settings_of_its_start(tmp_path):
     with pytest.raises(TrainingError, match="data ended at step 3"):
         train(made, Ends(), {}, clock=Seconds())
     kept = (run / "environment.json").read_text()
-    block = json.loads(kept)["compute"]["block_seconds"]
+    step = json.loads(kept)["compute"]["step_seconds"]
     assert train(made, toy_run.ToySource(), {}, clock=Seconds()).complete
     assert (run / "environment.json").read_text() == kept
-    rows, resolved = record.read_metrics(run), resolve(made, block)
+    rows, resolved = record.read_metrics(run), resolve(made, step)
     assert len(rows) > 4 and resolved.horizon is not None
-    assert resolved.horizon.steps == pytest.approx(15 / step_seconds(made, block)) and resolved.kappa != 1.0
+    assert resolved.horizon.steps == pytest.approx(15 / step) and resolved.kappa != 1.0
     for row in rows:
         peaks = {name: rate / row["factor"] for name, rate in row["rates"].items()}
         assert peaks == pytest.approx({s.name: s.rate for s in resolved.settings()}, rel=1e-12)
@@ -316,6 +318,20 @@ def test_a_resumed_run_of_minutes_keeps_the_settings_of_its_start(tmp_path):
     assert [e["event"] for e in events] == ["resumed"]
 
 
-def test_a_block_is_timed_only_where_a_time_decides(tmp_path):
+def test_a_step_is_timed_only_where_a_time_decides(tmp_path):
     train(config(tmp_path / "run", 1), toy_run.ToySource(), {})
-    assert json.loads((tmp_path / "run" / "environment.json").read_text())["compute"]["block_seconds"] is None
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["compute"]["step_seconds"] is None
+
+
+def test_what_is_timed_is_whole_steps_and_leaves_the_source_where_it_was():
+    source = toy_run.ToySource()
+    next(iter(source))
+    before = source.state()
+    resolved = resolve(config(rows=8))
+    seconds = measured_step(resolved, source, "fp32")
+    assert source.state() == before
+    started = time.perf_counter()
+    for _ in range(3):
+        measured_step(resolved, source, "fp32")
+    # Five steps, a model and an optimizer each.
+    assert 0 < 3 * 4 * seconds < time.perf_counter() - started

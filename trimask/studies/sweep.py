@@ -22,9 +22,11 @@ from trimask.data.stream import Stream
 from trimask.studies import table
 from trimask.studies.base import Study
 from trimask.studies.table import Cell, Row
-from trimask.studies.training import configuration, measured_step
+from trimask.studies.training import configuration
 from trimask.train import record
 from trimask.train.config import TrainConfig
+from trimask.train.resolve import resolve
+from trimask.train.steptime import measured_step
 
 RUNS = "runs"
 PATIENCE = 1.0
@@ -157,7 +159,8 @@ def price(study: Study, base: TrainConfig, folder: Path, cells: Sequence[Cell], 
             shape = (cell.width, cell.depth, cell.rows)
             if shape not in times:
                 config = configuration(base, cell, folder)
-                times[shape] = measured_step(config, Stream(config.data, config.model.vocabulary))
+                source = Stream(config.data, config.model.vocabulary)
+                times[shape] = measured_step(resolve(config), source, config.dtype)
     finally:
         torch.set_num_threads(before)
     seconds = sum(cell.steps * times[cell.width, cell.depth, cell.rows] for cell in cells)

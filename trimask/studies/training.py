@@ -1,27 +1,14 @@
 """One cell of a study as a real training: the configuration it stands for, its cost, and its row."""
 
 import math
-import statistics
-import time
 from pathlib import Path
 
-import torch
-
-from trimask.core.compute import DTYPES, device_of
 from trimask.core.config import changed
 from trimask.core.errors import DivergedError
-from trimask.data.stream import Stream
-from trimask.model.transformer import Transformer
-from trimask.optim.optimizer import Optimizer
 from trimask.studies.table import Cell, Row, total
 from trimask.train.config import TrainConfig
-from trimask.train.device import synchronize
 from trimask.train.loop import fit
-from trimask.train.resolve import resolve
-from trimask.train.step import evaluate, to
 
-TIMED = 4
-"""Steps that are timed for a price, after one that is not."""
 OFTEN = 1.0
 """Minutes between checkpoints of a cell: what a kill can cost."""
 
@@ -60,23 +47,3 @@ def work(config: TrainConfig, cell: Cell) -> Row | None:
     parts = {name: bound["nats"] for name, bound in result.validation.items()}
     loss = total(result.validation)
     return Row(cell, loss if math.isfinite(loss) else math.inf, parts, result.tokens, round(result.seconds, 1))
-
-
-def measured_step(config: TrainConfig, batches: Stream) -> float:
-    """Median time of a step of this configuration on real batches, with the threads of this process."""
-    resolved, where = resolve(config), device_of(config.device)
-    model = Transformer(config.model, config.seed).to(where)
-    model.dtype = DTYPES.get(config.dtype, torch.bfloat16)
-    optimizer = Optimizer(resolved.optimizer, model, resolved.scale, resolved.kappa)
-    times, stream = [], iter(batches)
-    for _ in range(TIMED + 1):
-        started = time.perf_counter()
-        for _ in range(config.passes):
-            outcome = evaluate(model, to(next(stream).masked, where))
-            if outcome.terms:
-                outcome.loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        synchronize(where)
-        times.append(time.perf_counter() - started)
-    return statistics.median(times[1:])

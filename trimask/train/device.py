@@ -34,7 +34,9 @@ class Compute:
     reasons: tuple[str, ...]
     """One sentence per choice, printed at the start."""
     block_seconds: float | None = None
-    """Time of one block on a pass's batch, where the run's length is a time."""
+    """Time of one block on a pass's batch, where it was wanted."""
+    step_seconds: float | None = None
+    """Time of a whole step, where the run's length is a time."""
 
 
 def seconds(work: Callable[[], Any], where: torch.device, repeats: int = 5, limit: float = 1.5) -> float:

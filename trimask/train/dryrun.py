@@ -8,12 +8,15 @@ from rich.console import Console
 
 from trimask.core.compute import DTYPES
 from trimask.core.config import to_json
+from trimask.core.errors import TrimaskError
 from trimask.core.units import duration, si
+from trimask.data.stream import Stream
 from trimask.model import accounting
 from trimask.model.accounting import Memory, Parameters
 from trimask.optim.schedules import Schedule
 from trimask.train import device, resolve
 from trimask.train.config import TrainConfig
+from trimask.train.steptime import measured_step
 
 PLOT_WIDTH, PLOT_HEIGHT = 60, 8
 
@@ -32,6 +35,8 @@ class Plan:
     block_share: float
     """Share of the matmul rate that a block reaches here, forward and backward."""
     step_seconds: float
+    whole: bool
+    """Whether that was measured on whole steps, not on one block."""
 
     @property
     def flops_per_token(self) -> float:
@@ -48,17 +53,19 @@ def plan(config: TrainConfig) -> Plan:
     tokens = config.data.tokens or slots
     compute = _timed(config)
     assert compute.block_seconds is not None
+    step, whole = _step(config, compute)
     dtype = DTYPES[compute.dtype]
     return Plan(
         accounting.parameters(model),
         accounting.memory(model, rows, slots, tokens, dtype, average=config.ema > 0),
         config.rows * tokens,
         resolve.step_flops(config),
-        math.ceil(resolve.steps(config, compute.block_seconds)),
+        math.ceil(resolve.steps(config, step)),
         compute,
-        resolve.resolve(config, compute.block_seconds),
+        resolve.resolve(config, step),
         resolve.block_flops(config) / compute.block_seconds / compute.matmul_rate,
-        resolve.step_seconds(config, compute.block_seconds),
+        step,
+        whole,
     )
 
 
@@ -71,7 +78,19 @@ def resolved(config: TrainConfig) -> resolve.Resolved:
     """The derived settings of a run on this machine; a block is timed only where the budget is a time."""
     if config.budget.minutes is None or config.base is None:
         return resolve.resolve(config)
-    return resolve.resolve(config, _timed(config).block_seconds)
+    return resolve.resolve(config, _step(config, _timed(config))[0])
+
+
+def _step(config: TrainConfig, compute: device.Compute) -> tuple[float, bool]:
+    """Time of a step, and whether it is of whole ones: measured where settings depend on it and the data are there."""
+    assert compute.block_seconds is not None
+    if config.budget.minutes is not None:
+        try:
+            source = Stream(config.data, config.model.vocabulary)
+        except TrimaskError:
+            return resolve.least_seconds(config, compute.block_seconds), False
+        return measured_step(resolve.resolve(config, 1.0), source, compute.dtype, compute.compile), True
+    return resolve.least_seconds(config, compute.block_seconds), False
 
 
 def plot(schedule: Schedule, rate: float) -> str:
@@ -102,8 +121,10 @@ def describe(config: TrainConfig, made: Plan) -> str:
             f"memory       about {si(m.total, 'B')}: weights {si(m.weights, 'B')}, gradients {si(m.gradients, 'B')}, "
             f"optimizer {si(m.optimizer, 'B')}, average {si(m.average, 'B')}, activations {si(m.activations, 'B')}",
             *(f"compute      {reason}" for reason in c.reasons),
-            f"time         about {duration(made.seconds)}: {made.steps} steps of {made.step_seconds:.3g} s, at "
-            f"{made.block_share:.0%} of the matmul rate (measured on one block), data and validation not counted",
+            f"time         {'about' if made.whole else 'at least'} {duration(made.seconds)}: {made.steps} steps of "
+            f"{made.step_seconds:.3g} s, measured on "
+            f"{'whole steps' if made.whole else 'one block; data and all else that is slower are not counted'}; "
+            f"a block reaches {made.block_share:.0%} of the matmul rate",
             "",
             "derived settings",
             *resolve.describe(made.resolved),

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -35,6 +35,7 @@ from trimask.train.resolve import Resolved, resolve, run_seconds
 from trimask.train.state import Source, TrainState
 from trimask.train.statistics import Window, all_finite, is_spike
 from trimask.train.step import evaluate, flops, save_batch, to
+from trimask.train.steptime import measured_step
 
 Task = tuple[int, Callable[[Moment], None]]
 """(cadence in steps, what to do then)."""
@@ -101,10 +102,10 @@ def train(
         show = stack.enter_context(display())
         run = stack.enter_context(record.opened(config))
         stack.enter_context(clear_failures(run.folder))
-        compute = run.compute(config, partial(_choose, config))
+        compute = run.compute(config, partial(_choose, config, source))
         where = device_of(compute.device)
         stack.enter_context(device.deterministic(where))
-        resolved = resolve(config, compute.block_seconds)
+        resolved = resolve(config, compute.step_seconds)
         for line in (*compute.reasons, *notes, *(f"caution: {c}" for c in resolved.cautions)):
             show.say(line)
         state = _state(resolved, source, compute)
@@ -223,12 +224,13 @@ def loop(
     return Result(run.folder, state.step, state.tokens, state.seconds, done, bounds)
 
 
-def _choose(config: TrainConfig) -> device.Compute:
-    """Measure and choose how to compute."""
-    timed = config.budget.minutes is not None
+def _choose(config: TrainConfig, source: Source) -> device.Compute:
+    """Measure and choose how to compute; where a time ends the run, how long a step takes."""
     wanted = (config.device, config.dtype, config.compile)
-    rows, slots = config.data.rows, config.data.slots
-    return device.choose(wanted, config.model, rows, slots, partial(run_seconds, config), timed)
+    chosen = device.choose(wanted, config.model, config.data.rows, config.data.slots, partial(run_seconds, config))
+    if config.budget.minutes is None:
+        return chosen
+    return replace(chosen, step_seconds=measured_step(resolve(config, 1.0), source, chosen.dtype, chosen.compile))
 
 
 def _state(resolved: Resolved, source: Source, compute: device.Compute) -> TrainState:

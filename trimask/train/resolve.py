@@ -76,16 +76,16 @@ def scale_of(model: ModelConfig) -> Scale:
     return Scale(model.parametrization, model.width_ratio, model.depth_ratio, model.alpha, model.depth)
 
 
-def resolve(config: TrainConfig, block_seconds: float | None = None) -> Resolved:
-    """Derive a run's settings. A budget of minutes needs the measured time of a block on one pass's batch."""
+def resolve(config: TrainConfig, step_seconds: float | None = None) -> Resolved:
+    """Derive a run's settings. A budget of minutes needs the measured time of a step."""
     base = config.base
     horizon = None
     if base is not None:
-        horizon = Horizon(base, config.rows * config.data.slots, steps(config, block_seconds))
+        horizon = Horizon(base, config.rows * config.data.slots, steps(config, step_seconds))
     return Resolved(config, scale_of(config.model), base, horizon)
 
 
-def steps(config: TrainConfig, block_seconds: float | None = None) -> float:
+def steps(config: TrainConfig, step_seconds: float | None = None) -> float:
     """Steps that the budget lasts. A row holds as many tokens as at the base point; without one, all it can."""
     budget, data = config.budget, config.data
     if budget.steps is not None:
@@ -93,17 +93,18 @@ def steps(config: TrainConfig, block_seconds: float | None = None) -> float:
     if budget.tokens is not None:
         density = config.base.density if config.base else (data.tokens or data.slots) / data.slots
         return budget.tokens / (config.rows * data.slots * density)
-    assert budget.minutes is not None and block_seconds is not None, "minutes become steps by a measurement"
-    return 60 * budget.minutes / step_seconds(config, block_seconds)
+    assert budget.minutes is not None and step_seconds is not None, "minutes become steps by a measurement"
+    return 60 * budget.minutes / step_seconds
 
 
 def run_seconds(config: TrainConfig, block_seconds: float) -> float:
-    """Rough time of the whole run."""
-    return steps(config, block_seconds) * step_seconds(config, block_seconds)
+    """Least time of the whole run."""
+    step = least_seconds(config, block_seconds)
+    return steps(config, step) * step
 
 
-def step_seconds(config: TrainConfig, block_seconds: float) -> float:
-    """Rough time of a step, from that of a block on one pass's batch: the rest is taken to run as well as a block."""
+def least_seconds(config: TrainConfig, block_seconds: float) -> float:
+    """Least time of a step, from that of a block on one pass's batch: as if all else ran as well as a block."""
     return block_seconds * step_flops(config) / block_flops(config)
 
 
