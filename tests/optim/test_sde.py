@@ -34,7 +34,7 @@ RATIO = st.floats(1 / 64, 64)
 def at(base: BasePoint, m_B: float, m_D: float) -> Horizon:
     """A run with so many times the positions of a step and the tokens of the base. Positions are whole."""
     positions = max(1, round(m_B * base.positions))
-    return Horizon(base, positions, m_D * base.tokens / (positions * base.density))
+    return Horizon(base, positions, m_D * base.tokens / (positions * base.density), base.density)
 
 
 def settings(horizon: Horizon, matrices: str) -> list[Setting]:
@@ -101,7 +101,7 @@ def test_a_horizon_is_counted_in_the_tokens_of_its_base(base, m_B, m_D):
     assert h.horizon_ratio == pytest.approx(m_D, rel=1e-9)
     assert h.batch_ratio == h.positions / (base.rows * base.slots)
     assert h.kappa == pytest.approx(h.batch_ratio * m_D**-base.gamma, rel=1e-9)
-    itself = Horizon(base, base.positions, base.steps)
+    itself = Horizon(base, base.positions, base.steps, base.density)
     assert itself.tokens == pytest.approx(base.tokens, rel=1e-12) and itself.batch_ratio == 1.0
 
 
@@ -116,8 +116,17 @@ def test_the_critical_batch_leaves_exactly_the_critical_steps(base, m_B, m_D):
 
 def told(rows: int, base: BasePoint = BASE, beta1: float = 0.9, m_D: float = 1.0) -> list[str]:
     """Cautions for a run of so many rows."""
-    horizon = Horizon(base, rows * base.slots, m_D * base.steps * base.rows / rows)
-    return cautions(horizon, horizon.kappa, beta1, rows, base.slots)
+    horizon = Horizon(base, rows * base.slots, m_D * base.steps * base.rows / rows, base.density)
+    return cautions(horizon.kappa, beta1, horizon, rows)
+
+
+def horizon_of(rows: int, steps: float) -> Horizon:
+    return Horizon(BASE, rows * BASE.slots, steps, BASE.density)
+
+
+def at_rows(rows: int, base: BasePoint) -> Horizon:
+    """So many rows a step, the tokens of the base."""
+    return Horizon(base, rows * base.slots, base.steps * base.rows / rows, base.density)
 
 
 def one(lines: list[str], *parts: str) -> None:
@@ -148,14 +157,39 @@ def test_a_batch_past_the_critical_one_is_said():
 
 def test_advice_holds_for_what_fixes_the_length_of_the_run():
     """With a number of steps more rows are more tokens: kappa grows as rows^(1 - gamma)."""
-    by_steps = Horizon(BASE, 1024 * 256, 20_000)
-    (line,) = cautions(by_steps, by_steps.kappa, 0.99, 1024, 256, by_steps=True)
+    by_steps = horizon_of(1024, 20_000)
+    (line,) = cautions(by_steps.kappa, 0.99, by_steps, 1024, by_steps=True)
     most = int(line.rpartition(" to ")[2])
-    assert Horizon(BASE, most * 256, 20_000).kappa <= 4 < Horizon(BASE, (most + 1) * 256, 20_000).kappa
-    short = Horizon(BASE, 64 * 256, 0.02)
-    assert cautions(short, short.kappa, 0.99, 64, 256)[0].endswith("train longer")
-    (line,) = cautions(Horizon(BASE, 64 * 256, 20_000), 100.0, 0.9999, 64, 256)
-    assert "kappa=100" in line and line.endswith("choose another kappa")
+    assert horizon_of(most, 20_000).kappa <= 4 < horizon_of(most + 1, 20_000).kappa
+    short = horizon_of(64, 0.02)
+    assert cautions(short.kappa, 0.99, short, 64)[0].endswith("train longer")
+    (line,) = cautions(100.0, 0.9999, horizon_of(64, 20_000), 64)
+    assert "kappa=100" in line and line.endswith("choose batch.kappa from 0.0625 to 4")
+    (line,) = cautions(0.01, 0.9, None)
+    assert "kappa=0.01" in line and line.endswith("choose batch.kappa from 0.0625 to 4")
+
+
+def test_advice_is_a_batch_that_can_be_had():
+    """Whole passes, and no more than the critical batch: what is advised is not cautioned."""
+    base = chz.replace(BASE, critical_steps=10_000)
+    for unit in (1, 8, 48):
+        far = at_rows(4800, base)
+        lines = cautions(far.kappa, 0.9, far, 4800, unit)
+        (low, high) = ({line.rpartition("batch.rows from ")[2] for line in lines}.pop()).split(" to ")
+        for rows in (int(low), int(high)):
+            assert rows % unit == 0 and not cautions(at_rows(rows, base).kappa, 0.9, at_rows(rows, base), rows, unit)
+        assert at_rows(int(high) + unit, base).steps < base.critical_steps
+
+
+def test_the_critical_steps_may_grow_with_the_horizon():
+    base = chz.replace(BASE, critical_steps=1000, critical_growth=0.5)
+    far = Horizon(base, base.positions, 16 * base.steps, base.density)
+    assert far.critical_steps == pytest.approx(4000)
+    assert far.critical_positions == pytest.approx(base.positions * 16 * base.steps / 4000)
+    few = Horizon(base, 4 * base.positions, 100, base.density)
+    enough = Horizon(base, few.positions, few.least_steps, base.density)
+    assert enough.critical_steps == pytest.approx(enough.steps)
+    assert "at least" in cautions(few.kappa, 0.99, few, 256, by_steps=True)[-1]
 
 
 def test_every_caution_is_said_where_all_hold():
@@ -183,15 +217,20 @@ def test_nothing_is_said_in_the_middle_of_the_range_and_something_outside(rows, 
         {"gamma": -0.01},
         {"gamma": 1.01},
         {"gamma": math.nan},
+        {"gammas": (0.1,)},
+        {"gammas": (0.1, 1.2)},
+        {"critical_growth": 1.0},
+        {"tokens": math.inf},
     ],
     ids=str,
 )
 def test_an_impossible_base_point_is_refused(changes):
-    with pytest.raises(UsageError, match=r"positive numbers and gamma in \[0, 1\], got"):
+    (name,) = changes
+    with pytest.raises(UsageError, match=rf"base point of Cosine: bases\.(gamma=.* interval|{name}=.* must be)"):
         chz.replace(BASE, **changes)
 
 
 def test_a_base_point_may_sit_on_the_edges_of_gamma():
     for gamma, k in ((0.0, 0.5), (1.0, 1 / 32)):
         base = chz.replace(BASE, gamma=gamma)
-        assert Horizon(base, 32 * 256, 16 * 40_000).kappa == pytest.approx(k)
+        assert Horizon(base, 32 * 256, 16 * 40_000, base.density).kappa == pytest.approx(k)

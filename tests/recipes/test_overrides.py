@@ -66,6 +66,12 @@ def test_the_vocabulary_follows_the_tokenizers(recipe, tmp_path):
     assert config.model.vocabulary.modalities[0].codes == 258
 
 
+@pytest.mark.parametrize("minutes", ["nan", "inf", "-1"])
+def test_a_budget_that_never_ends_is_a_usage_error(recipe, minutes):
+    with pytest.raises(UsageError, match=rf"budget\.minutes={float(minutes)}"):
+        recipes.configure(recipe, ["budget.steps=None", f"budget.minutes={minutes}"])
+
+
 def test_a_recipe_may_return_a_finished_configuration(recipe):
     config = recipes.configure(recipe.replace(":small", ":finished"), ["model.width=64"])
     assert config.model.width == 64 and config.model.vocabulary.modalities[0].codes == 256
@@ -87,7 +93,27 @@ def test_a_recipe_may_return_a_finished_configuration(recipe):
         ("device=tpu", r"tpu"),
         ("on_existing=ask", r"ask"),
         ("model.vocabulary.rows.smell.weight=2", r"rows\.smell: the modalities are audio, image, text"),
-        ("optimizer.rate=-1", r"rate"),
+        ("optimizer.rate=-1", r"optimizer\.rate=-1\.0 must be positive and finite"),
+        ("optimizer.rate=inf", r"optimizer\.rate=inf must"),
+        ("optimizer.decay=nan", r"optimizer\.decay=nan must"),
+        ("optimizer.clip=nan", r"optimizer\.clip=nan must"),
+        ("optimizer.beta2=1", r"optimizer\.beta2=1\.0 must be in \[0, 1\)"),
+        ("optimizer.depths=1,inf", r"optimizer\.depths=\(1\.0, inf\) must"),
+        ("optimizer.multipliers.head=0", r"optimizer\.multipliers\.head=0\.0 must"),
+        ("budget.steps=-5", r"budget\.steps are counts: '-5' is not a count"),
+        ("budget.tokens=1e400", r"'1e400' is too large"),
+        ("batch.kappa=inf", r"batch\.kappa=inf must"),
+        ("batch.rows=-4", r"batch\.rows=-4 must"),
+        ("data.rows=0", r"data\.rows=0 must"),
+        ("data.slots=-1", r"data\.slots=-1 must"),
+        ("data.tokens=0", r"data\.tokens=0 must"),
+        ("data.sources.0.weight=0", r"data\.sources\.0\.weight=0\.0 must"),
+        ("model.head_dim=0", r"model\.head_dim=0 must"),
+        ("model.mlp_ratio=inf", r"model\.mlp_ratio=inf must"),
+        ("model.mlp_ratio=0.0001", r"model\.mlp_ratio=0\.0001 leaves no hidden width"),
+        ("model.embedding_std=inf", r"model\.embedding_std=inf must"),
+        ("ema=1.5", r"ema=1\.5 must be in"),
+        ("ema=-1", r"ema=-1\.0 must be in"),
     ],
 )
 def test_a_wrong_override_is_a_usage_error(recipe, override, message):
@@ -131,7 +157,7 @@ def test_looking_at_recipes_does_not_import_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-WIDTHS = {"micro": 384, "pilot": 1024, "0.65B": 1536, "1.2B": 2048, "3B": 3072}
+WIDTHS = {"nano": 256, "micro": 384, "pilot": 1024, "0.65B": 1536, "1.2B": 2048, "3B": 3072}
 
 
 @pytest.mark.parametrize("name", WIDTHS)
@@ -140,4 +166,12 @@ def test_every_preset_is_a_recipe_of_its_family(name: str):
     config = recipes.configure(name)
     family, depth = PRESETS[name]
     assert (config.model.depth, config.model.width, config.model.head_dim) == (depth, WIDTHS[name], family.head_dim)
-    assert name in recipes.names() and config.base is not None and set(PRESETS) == {"nano", *WIDTHS}
+    assert name in recipes.names() and config.base is not None and set(PRESETS) == {*WIDTHS}
+
+
+@pytest.mark.parametrize("name", ["nano", "demo", "study", "tri"])
+def test_recipes_that_ship_need_nothing_to_be_looked_at(name: str, tmp_path, monkeypatch):
+    """Wherever one stands: tokenizers are those of the package until others are named."""
+    monkeypatch.chdir(tmp_path)
+    config = recipes.configure(name)
+    assert all(Path(folder).is_dir() for folder in config.tokenizers) and config.base is not None

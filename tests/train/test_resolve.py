@@ -25,10 +25,11 @@ from trimask.optim.schedules import Cosine, WarmupStableDecay
 from trimask.optim.sde import BasePoint
 from trimask.train import checkpoint, device, record
 from trimask.train.config import Budget, PhysicalBatch, TrainConfig
+from trimask.train.device import Pace
 from trimask.train.loop import train
 from trimask.train.resolve import Resolved, describe, resolve
 from trimask.train.step import evaluate
-from trimask.train.steptime import measured_step
+from trimask.train.steptime import measured_density, measured_step
 
 TOKENS = 23
 """Of a row of the toy's, in 64 positions."""
@@ -146,10 +147,35 @@ def test_passes_add_up_to_one_batch(tmp_path):
         torch.testing.assert_close(a[key], b[key], rtol=1e-4, atol=1e-5, msg=lambda m, key=key: f"{key}: {m}")
 
 
-@pytest.mark.parametrize("rows", [2, 6, 0, -4])
+@pytest.mark.parametrize("rows", [2, 6])
 def test_rows_of_a_step_are_whole_passes(rows):
     with pytest.raises(UsageError, match=rf"batch\.rows={rows} .*data\.rows=4"):
         config(rows=rows)
+
+
+def test_tokens_of_a_position_are_counted_where_tokens_end_the_run(tmp_path):
+    """Half as many tokens as at the base are twice as many steps of a budget of tokens."""
+    dense = chz.replace(BASE, tokens=2 * BASE.tokens)
+    by_tokens = chz.replace(config(tmp_path / "run", bases=(dense,)), budget=Budget(tokens=10 * 4 * TOKENS))
+    density = measured_density(by_tokens, toy_run.ToySource())
+    assert density == pytest.approx(TOKENS / 64)
+    assumed, counted = (resolve(by_tokens, Pace(density=d)).horizon for d in (None, density))
+    assert assumed and counted and (assumed.steps, counted.steps) == (pytest.approx(5), pytest.approx(10))
+    assert (counted.kappa, counted.tokens) == (pytest.approx(1.0), pytest.approx(10 * 4 * TOKENS))
+    train(by_tokens, toy_run.ToySource(), {})
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["compute"]["density"] == density
+    # One position is one position, whatever it holds: by steps nothing has to be known.
+    assert resolve(config(bases=(dense,))).kappa == 1.0
+
+
+def test_a_kappa_by_hand_is_cautioned_with_and_without_a_base_point():
+    by_hand = PhysicalBatch(kappa=100.0)
+    for changes in ({"bases": (BASE,)}, {"bases": (BASE,), "schedule": WarmupStableDecay()}, {}):
+        made = resolve(toy_run.config("run", 10, batch=by_hand, **changes))
+        assert [line.split("=")[0] for line in made.cautions] == ["kappa", "beta1^kappa "], changes
+        assert all("choose batch.kappa from 0.0625 to 4" in line for line in made.cautions)
+    text = "\n".join(describe(resolve(toy_run.config("run", 10, batch=by_hand, bases=(BASE,)))))
+    assert "B_crit" in text and "100, by hand" in text
 
 
 def test_budgets_of_tokens_steps_and_minutes_are_one_horizon():
@@ -158,14 +184,14 @@ def test_budgets_of_tokens_steps_and_minutes_are_one_horizon():
     minutes = 40 * 0.007 / 60
     by_steps = resolve(config(steps=40, **data)).horizon
     by_tokens = resolve(chz.replace(config(**data), budget=Budget(tokens=40 * 8 * TOKENS))).horizon
-    by_minutes = resolve(chz.replace(config(**data), budget=Budget(minutes=minutes)), 0.007).horizon
+    by_minutes = resolve(chz.replace(config(**data), budget=Budget(minutes=minutes)), Pace(0.007, True)).horizon
     for h in (by_steps, by_tokens, by_minutes):
         assert h is not None
         assert (h.steps, h.tokens) == (pytest.approx(40), pytest.approx(40 * 8 * TOKENS))
         assert (h.batch_ratio, h.horizon_ratio) == (2.0, pytest.approx(8.0))
         assert h.kappa == pytest.approx(2 * 8**-0.44)
         assert h.critical_positions == pytest.approx(8 * 8 * 8 * 64 / 8)
-    slower = resolve(chz.replace(config(**data), budget=Budget(minutes=minutes)), 0.014).horizon
+    slower = resolve(chz.replace(config(**data), budget=Budget(minutes=minutes)), Pace(0.014, True)).horizon
     assert slower is not None and slower.steps == pytest.approx(20)
 
 
@@ -239,6 +265,9 @@ def test_a_description_names_every_number_and_every_caution():
         "8 passes of 4": "passes",
         "a study": "where it was measured",
         f"{0.9**kappa:.6g} = 0.9^kappa": "average",
+        "warm-up 5% of the budget, 0 steps": "warm-up",
+        "settings     ": "where settings come from",
+        "as at the base point": "tokens that were not counted",
         f"attention {3**-0.75:.4g}, MLP {3**-0.75:.4g}": "branches",
     }
     assert not [meaning for words, meaning in said.items() if words not in text], text
@@ -247,7 +276,32 @@ def test_a_description_names_every_number_and_every_caution():
     assert [*rows] == made.groups() == [*groups(Transformer(model))]
     for group, line in rows.items():
         s = made.setting(group)
-        assert all(f"{x:.4g}" in line for x in (s.rate, s.beta1, s.beta2, s.decay)) and f"{s.eps:.3g}" in line
+        assert all(f"{x:.4g}" in line for x in (s.rate, s.beta1, s.beta2)) and f"{s.eps:.3g}" in line
+        assert (f"{s.decay:.4g}" if COMPLETEP[group].decays else "none") in line
+
+
+def test_a_description_multiplies_what_groups_and_blocks_have():
+    tuned = OptimizerConfig(depths=(2.0, 1.0), multipliers=Multipliers(mlp_in=3.0))
+    _, text = described(optimizer=tuned)
+    columns = {line.split()[0]: line.split() for line in text.splitlines() if line.startswith(("mlp_in", "head"))}
+    assert [columns[name][8] for name in ("mlp_in.0", "mlp_in.1", "head")] == ["5.25", "3.75", "1"]
+
+
+def test_what_is_said_of_other_parametrizations_and_tied_weights():
+    model = chz.replace(toy_run.config("x").model, width=64, parametrization="standard")
+    _, text = described(model=model)
+    assert "do not follow the size" in text and "m_N" not in text
+    _, text = described(model=chz.replace(model, parametrization="completep", tied=True, head_std=0.1))
+    assert f"logits       times {0.1 / 0.5 / 2:.4g}" in text
+
+
+def test_a_run_far_longer_than_any_that_was_measured_says_so():
+    base = chz.replace(BASE, gammas=(0.3, 0.6), longest=8.0)
+    made, text = described(bases=(base,), steps=200)
+    (line,) = made.cautions
+    assert "20 times as long as the base, and gamma was measured up to 8" in line
+    assert f"kappa is {20**-0.6:.3g} to {20**-0.3:.3g}" in line and line in text
+    assert described(bases=(base,), steps=80)[0].cautions == []
 
 
 def test_a_description_of_a_calm_run_has_no_caution():
@@ -308,7 +362,7 @@ def test_a_resumed_run_of_minutes_keeps_the_settings_of_its_start(tmp_path):
     step = json.loads(kept)["compute"]["step_seconds"]
     assert train(made, toy_run.ToySource(), {}, clock=Seconds()).complete
     assert (run / "environment.json").read_text() == kept
-    rows, resolved = record.read_metrics(run), resolve(made, step)
+    rows, resolved = record.read_metrics(run), resolve(made, Pace(step, True))
     assert len(rows) > 4 and resolved.horizon is not None
     assert resolved.horizon.steps == pytest.approx(15 / step) and resolved.kappa != 1.0
     for row in rows:

@@ -102,7 +102,7 @@ def fit(
     columns = tuple(name.strip() for name in shares.split(",") if name.strip())
     table = laws.read(runs, params, tokens, loss, run, columns, unique, target)
     several = (jobs or cores()) if grid else 1
-    _, found = judged(table, Asked(law, grid, drop_highest, hold_out, bootstrap, twins, delta, several))
+    found = judged(table, Asked(law, grid, drop_highest, hold_out, bootstrap, twins, delta, several)).report
     folder = out or Path("fits") / f"{runs.stem}-{law}"
     folder.mkdir(parents=True, exist_ok=True)
     console = Console()

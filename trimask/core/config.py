@@ -1,8 +1,9 @@
 """Configurations: `chz` objects from `key.sub=value`, and as the JSON that run folders and checkpoints keep."""
 
 import importlib
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import chz
@@ -11,8 +12,25 @@ from chz.blueprint import ConstructionException, ExtraneousBlueprintArg, Invalid
 from trimask.core.errors import ArtifactError, UsageError
 
 T = TypeVar("T")
+Rule = tuple[str, Callable[[float], bool]]
+POSITIVE: Rule = ("must be positive and finite", lambda x: 0 < x < math.inf)
+NOT_NEGATIVE: Rule = ("must be finite and not negative", lambda x: 0 <= x < math.inf)
+SHARE: Rule = ("must be in [0, 1)", lambda x: 0 <= x < 1)
+"""What a number of a configuration has to be."""
 SETTING = re.compile(r"[A-Za-z_][\w.]*=")
 _CLASS = "class "
+
+
+def check(config: object, where: str, rule: Rule, *names: str) -> None:
+    """Raises `UsageError` that names the first of these fields whose number, or one of whose numbers, breaks a rule.
+
+    A field that is None is not set and passes. `where` is the key of the configuration, for the message.
+    """
+    for name in names:
+        value = getattr(config, name)
+        values = value if isinstance(value, tuple) else () if value is None else (value,)
+        if not all(rule[1](x) for x in values):
+            raise UsageError(f"{where}{'.' if where else ''}{name}={value} {rule[0]}")
 
 
 def split_settings(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -1,5 +1,6 @@
 """Counts and sizes as people write and read them."""
 
+import math
 import re
 
 from trimask.core.errors import UsageError
@@ -14,7 +15,10 @@ def count(text: str | int | float) -> int:
     match = re.fullmatch(r"\s*([0-9][0-9_]*\.?[0-9]*(?:e[+-]?[0-9]+)?)\s*([kmbgt]?)\s*", text.lower())
     if not match:
         raise UsageError(f"{text!r} is not a count; write for example 200000, 30M or 1.5e9")
-    return int(float(match[1]) * _FACTORS[match[2]])
+    value = float(match[1]) * _FACTORS[match[2]]
+    if math.isinf(value):
+        raise UsageError(f"{text!r} is too large for a count")
+    return int(value)
 
 
 def si(value: int | float, unit: str = "") -> str:

@@ -123,6 +123,16 @@ def from_json(value: Mapping[str, Any]) -> Manifest:
     return Manifest(**{**value, "tokenizers": tokenizers, "sources": sources})
 
 
+def different(manifests: Sequence[Manifest], epochs: Sequence[float]) -> dict[str, int]:
+    """Tokens of each modality that so many epochs of each set have shown, however often."""
+    out: dict[str, int] = {}
+    for manifest, read in zip(manifests, epochs, strict=False):
+        for kind, count in manifest.tokens.items():
+            name = KINDS[kind]
+            out[name] = out.get(name, 0) + round(min(read, 1.0) * count)
+    return out
+
+
 def require_tokenizers(manifest: Manifest, fingerprints: Mapping[str, str], where: str) -> None:
     """Refuse a set that was made by other tokenizers.
 

@@ -17,6 +17,7 @@ import chz
 import numpy as np
 
 from trimask.core.canvas import Composer, Draw, Row, Segment
+from trimask.core.config import POSITIVE, check
 from trimask.core.errors import DataError, UsageError
 from trimask.core.modality import Modality, Vocabulary
 from trimask.core.rng import generator, key
@@ -70,9 +71,9 @@ class StreamConfig:
     def _check(self):
         if not self.sources:
             raise UsageError("data.sources is empty: name at least one prepared set")
-        bad = [s.path for s in self.sources if not s.weight > 0]
-        if bad:
-            raise UsageError(f"data.sources: the weight of {bad[0]} must be positive")
+        check(self, "data", POSITIVE, "rows", "slots", "tokens")
+        for number, source in enumerate(self.sources):
+            check(source, f"data.sources.{number}", POSITIVE, "weight", "max_epochs")
 
 
 @dataclass(frozen=True)

@@ -104,13 +104,24 @@ class Memory:
 
 
 def memory(
-    config: ModelConfig, rows: int, slots: int, tokens: int, dtype: torch.dtype, average: bool = False
+    config: ModelConfig,
+    rows: int,
+    slots: int,
+    tokens: int,
+    dtype: torch.dtype,
+    average: bool = False,
+    muon: bool = False,
 ) -> Memory:
-    """Memory of training with fp32 weights, two moments (Muon has one) and `dtype` compute, eager."""
+    """Memory of training with fp32 weights and `dtype` compute, eager.
+
+    AdamW keeps two moments of a weight; with `muon` those of the matrices of blocks have one.
+    """
     weights = 4 * parameters(config).total
+    matrices = 4 * config.depth * (4 * config.width**2 + 3 * config.width * config.hidden)
     queried = assumed_queries(config, rows * tokens)
     activations = saved_bytes(config, rows, slots, tokens, queried, dtype)
-    return Memory(weights, weights, 2 * weights, weights if average else 0, activations)
+    moments = 2 * weights - (matrices if muon else 0)
+    return Memory(weights, weights, moments, weights if average else 0, activations)
 
 
 def saved_bytes(

@@ -5,11 +5,18 @@ from typing import Literal
 import chz
 from chz.mungers import if_none
 
+from trimask.core.config import POSITIVE, check
 from trimask.core.errors import UsageError
 from trimask.core.modality import Vocabulary
 
 Parametrization = Literal["completep", "mup", "standard"]
-POSITIVE = ("mlp_ratio", "rope_base", "attention_branch", "mlp_branch", "embedding_std", "head_std")
+SIZES = ("head_dim", "aspect", "depth", "width", "base_depth", "base_width")
+NUMBERS = ("mlp_ratio", "rope_base", "attention_branch", "mlp_branch", "embedding_std", "head_std")
+
+
+def width_at(depth: int, aspect: int, head_dim: int) -> int:
+    """Width of a family's model: `aspect` times the depth, rounded down to whole heads, at least one."""
+    return max(1, aspect * depth // max(1, head_dim)) * head_dim
 
 
 @chz.chz
@@ -25,7 +32,7 @@ class ModelConfig:
     depth: int = chz.field(default=6, doc="number of blocks")
     width: int = chz.field(
         default=None,  # pyright: ignore[reportArgumentType]
-        munger=if_none(lambda c: max(1, c.aspect * c.depth // max(1, c.head_dim)) * c.head_dim),
+        munger=if_none(lambda c: width_at(c.depth, c.aspect, c.head_dim)),
         doc="residual width D; by default aspect times depth, in whole heads",
     )
     aspect: int = chz.field(default=48, doc="width over depth, where the width is not given")
@@ -46,11 +53,9 @@ class ModelConfig:
 
     @chz.validate
     def _check(self):
-        whole = ("depth", "width", "aspect", "head_dim", "base_depth", "base_width")
-        bad = [name for name in whole if getattr(self, name) < 1]
-        bad += [name for name in POSITIVE if not getattr(self, name) > 0]
-        if bad:
-            raise UsageError(f"model.{bad[0]}={getattr(self, bad[0])} must be positive")
+        check(self, "model", POSITIVE, *SIZES, *NUMBERS)
+        if self.hidden < 1:
+            raise UsageError(f"model.mlp_ratio={self.mlp_ratio} leaves no hidden width of {self.width}")
         if self.width % self.head_dim:
             raise UsageError(f"model.width={self.width} is not a multiple of model.head_dim={self.head_dim}")
         if self.head_dim % 4:

@@ -8,6 +8,7 @@ import chz
 import torch
 from torch import Tensor, nn
 
+from trimask.core.config import NOT_NEGATIVE, POSITIVE, SHARE, check
 from trimask.core.errors import UsageError
 from trimask.optim.parametrization import MATRICES, Kind, at_depth, block_of, group_of, rule_of
 from trimask.optim.sde import factors
@@ -31,9 +32,7 @@ class Multipliers:
 
     @chz.validate
     def _check(self):
-        bad = [name for name, value in chz.asdict(self).items() if not value > 0]
-        if bad:
-            raise UsageError(f"optimizer.multipliers.{bad[0]} must be positive")
+        check(self, "optimizer.multipliers", POSITIVE, *chz.asdict(self))
 
 
 @chz.chz
@@ -52,17 +51,15 @@ class OptimizerConfig:
     depths: tuple[float, ...] = chz.field(
         default=(), doc="multipliers of the rate of blocks, evenly over the depth, interpolated between"
     )
+    source: str = chz.field(default="", doc="where these settings were measured")
 
     @chz.validate
     def _check(self):
-        if not (self.rate > 0 and 0 <= self.beta1 < 1 and 0 <= self.beta2 < 1 and self.eps > 0):
-            raise UsageError("optimizer: rate and eps must be positive, beta1 and beta2 in [0, 1)")
-        if self.matrices not in ("adamw", "muon") or not 0 <= self.momentum < 1:
-            raise UsageError("optimizer: matrices is adamw or muon, momentum in [0, 1)")
-        if self.decay < 0 or self.clip <= 0:
-            raise UsageError("optimizer: decay must not be negative, clip must be positive")
-        if any(not m > 0 for m in self.depths):
-            raise UsageError("optimizer.depths: every multiplier must be positive")
+        check(self, "optimizer", POSITIVE, "rate", "eps", "clip", "depths")
+        check(self, "optimizer", NOT_NEGATIVE, "decay")
+        check(self, "optimizer", SHARE, "beta1", "beta2", "momentum")
+        if self.matrices not in ("adamw", "muon"):
+            raise UsageError(f"optimizer.matrices={self.matrices} must be adamw or muon")
 
 
 @dataclass(frozen=True)

@@ -48,5 +48,5 @@ def sources(split: str) -> dict[str, tuple[str, ...]]:
 def demo() -> "chz.Blueprint[TrainConfig]":
     """Pictures, speech and a little text; `trimask demo` prepares what it reads."""
     budget = Budget(minutes=MINUTES)
-    base = nano.run(str(FOLDER / "model"), WEIGHTS, budget, FOLDER / "sets", FOLDER / "tokenizers", TASK_WEIGHTS)
+    base = nano.run(str(FOLDER / "model"), WEIGHTS, budget, FOLDER / "sets", tasks=TASK_WEIGHTS)
     return base.apply(dict(SHAPE))

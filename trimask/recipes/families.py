@@ -56,8 +56,9 @@ def spread(key: str, config: object) -> dict[str, Any]:
 
 
 COSINE = BasePoint(
-    schedule="Cosine", rows=8, slots=128, steps=1000, tokens=2_280_000, gamma=0.48, critical_steps=450,
-    source="docs/studies: horizon (gamma, 95 % 0.31 to 0.63), batch (S_crit, 353 and 553 steps at two lengths)",
+    schedule="Cosine", rows=8, slots=128, steps=1000, tokens=2_260_000, gamma=0.48, gammas=(0.31, 0.63), longest=8.0,
+    critical_steps=400, critical_growth=0.53,
+    source="docs/studies: horizon (gamma), batch (S_crit; its growth from arXiv 2410.21676 and 2505.13738)",
 )  # fmt: skip
 """What `trimask.recipes.study` trains."""
 PLAIN: Mapping[str, float] = {"embedding_std": 0.5, "head_std": 0.02}
@@ -80,16 +81,19 @@ LAB = Family(
     aspect=48,
     base_width=64,
     base_depth=6,
-    optimizer=chz.replace(START, rate=2**-6.5, beta1=0.8, beta2=0.97, momentum=0.955, multipliers=MULTIPLIERS),
+    optimizer=chz.replace(
+        START, rate=2**-6.5, beta1=0.8, beta2=0.97, momentum=0.955, multipliers=MULTIPLIERS,
+        source="docs/studies: modules, transfer; epsilon and clip were not searched",
+    ),
     bases=(COSINE,),
     model=BRANCHES,
-)
+)  # fmt: skip
 PAPER = Family(
     head_dim=128,
     aspect=128,
     base_width=128,
     base_depth=8,
-    optimizer=LAB.optimizer,
+    optimizer=chz.replace(LAB.optimizer, source=f"those of the lab family ({LAB.optimizer.source})"),
     bases=LAB.bases,
     model=LAB.model,
 )

@@ -1,6 +1,6 @@
 """The recipe of the model that ships with the package: 4M parameters in the blocks, three modalities.
 
-    python -m trimask.recipes.sets --data DATA --tokenizers tokenizers --out sets
+    python -m trimask.recipes.sets --data DATA --tokenizers trimask/models/nano/tokenizers --out sets
     trimask train nano
     trimask train trimask.recipes.nano:second
 
@@ -16,12 +16,14 @@ from chz.blueprint import Reference
 
 from trimask.data.stream import SourceConfig, StreamConfig
 from trimask.data.tasks import Conditions
+from trimask.hub.bundle import MODELS
 from trimask.recipes.families import LAB, Family, spread
 from trimask.recipes.samples import Samples
 from trimask.train.config import Budget, Checkpoints, RowSettings, TrainConfig, Validation, vocabulary
 
 SETS = Path("sets")
-TOKENIZERS = Path("tokenizers")
+TOKENIZERS = MODELS / "nano" / "tokenizers"
+"""Those that ship."""
 
 SLOTS, TOKENS, ROWS = 256, 768, 16
 ROPE_BASE = 100

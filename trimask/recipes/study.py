@@ -9,7 +9,6 @@ The sets are read from `sets/`; `data.sources` and `validation.data.sources` nam
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from trimask.hub.bundle import MODELS
 from trimask.recipes import nano
 from trimask.recipes.families import LAB, PLAIN, START, spread
 from trimask.train.config import Budget
@@ -29,8 +28,7 @@ HELD_OUT = 64
 
 def study() -> "chz.Blueprint[TrainConfig]":
     """A thousand steps of 8 rows of 128 positions, width 64, 2 blocks."""
-    shipped = MODELS / "nano" / "tokenizers"
-    base = nano.run("runs/study", WEIGHTS, Budget(steps=1000), tokenizers=shipped, samples=False)
+    base = nano.run("runs/study", WEIGHTS, Budget(steps=1000), samples=False)
     return base.apply(
         {
             **{f"{stream}.{name}": value for stream in ("data", "validation.data") for name, value in ROWS.items()},

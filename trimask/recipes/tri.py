@@ -11,7 +11,6 @@ until `tokenizers`, `data.sources` and `validation.data.sources` say otherwise.
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from trimask.hub.bundle import MODELS
 from trimask.recipes import nano
 from trimask.recipes.families import PAPER, PRESETS
 from trimask.train.config import Budget
@@ -32,8 +31,7 @@ def sized(name: str) -> "chz.Blueprint[TrainConfig]":
     family, depth = PRESETS[name]
     large = family is PAPER
     budget = Budget(tokens=BUDGETS["paper" if large else "lab"])
-    shipped = MODELS / "nano" / "tokenizers"
-    base = nano.run(f"runs/{name}", nano.WEIGHTS, budget, tokenizers=shipped, samples=not large, family=family)
+    base = nano.run(f"runs/{name}", nano.WEIGHTS, budget, samples=not large, family=family)
     settings: dict[str, Any] = {"model.depth": depth}
     if large:
         streams = ("data", "validation.data")

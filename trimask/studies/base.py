@@ -4,12 +4,14 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import chz
 from matplotlib.figure import Figure
 
 from trimask.core.errors import UsageError
 from trimask.studies import training
+from trimask.studies.executors import Executor, Processes
 from trimask.studies.table import Cell, Row
 from trimask.train.config import TrainConfig
 
@@ -23,21 +25,29 @@ class Report:
     tables: list[tuple[str, list[str], list[list[str]]]] = field(default_factory=list)
     """(caption, columns, lines)."""
     plots: dict[str, Figure] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    """What programs go on with, by name: JSON beside the page."""
 
 
 @chz.chz
 class Study(ABC):
     """Settings that all studies have. A study reads rows and never logs."""
 
-    jobs: int = chz.field(default=2, doc="runs at a time; each has its share of the cores")
+    executor: Executor = chz.field(
+        default_factory=Processes,
+        meta_factory=chz.factories.subclass(Executor, default_cls=Processes),
+        doc="where runs go: Here, Processes, Ray or Slurm",
+    )
+    retries: int = chz.field(default=1, doc="how often a run that fails is tried again, from where it was")
+    partial: bool = chz.field(default=False, doc="report what there is although runs have failed")
 
     @chz.validate
-    def _check_jobs(self):
-        if self.jobs < 1:
-            raise UsageError(f"study.jobs={self.jobs} must be at least 1")
+    def _check_retries(self):
+        if self.retries < 0:
+            raise UsageError(f"study.retries={self.retries} must not be negative")
 
     def work(self, config: TrainConfig, cell: Cell) -> Row | None:
-        """One cell, in a process of its own; None when a signal ended it."""
+        """One cell, wherever the executor puts it; None when a signal ended it."""
         return training.work(config, cell)
 
     @abstractmethod

@@ -12,6 +12,7 @@ import chz
 import numpy as np
 
 from trimask.core.errors import UsageError
+from trimask.core.rng import generator
 from trimask.studies import fits, plots
 from trimask.studies.base import Report, Study, cell_of
 from trimask.studies.table import Cell, Row
@@ -87,15 +88,16 @@ class Batch(Study):
                 out.plots[f"horizon-{horizon}"] = plots.basins(curves, f"horizon {horizon}", "rows of a step")
             if {*basins[True]} != {*sizes}:
                 continue
-            means = curves[names[True]]
-            there = knee(means, fits.residual(basins[True]) / math.sqrt(self.seeds))
-            upto, tokens = there or max(means), max(b * n for b, n in sizes.items())
+            there = knee(basins[True], self._logical(base, horizon))
+            upto, tokens = there[0] if there else max(sizes), max(b * n for b, n in sizes.items())
             out.findings.append(
                 f"Horizon {horizon}: "
                 + (
                     f"no critical batch up to {upto:g} rows: S_crit is at most {tokens / upto:.0f} steps."
                     if there is None
-                    else f"the loss leaves its floor at {there:.0f} rows: S_crit = {tokens / there:.0f} steps."
+                    else f"the loss leaves its floor at {there[0]:.0f} rows ({there[1]:.0f} to {there[2]:.0f}): "
+                    f"S_crit = {tokens / there[0]:.0f} steps, 95 % interval {tokens / there[2]:.0f} to "
+                    f"{tokens / there[1]:.0f}."
                 )
             )
             for scaled, name in names.items():
@@ -110,6 +112,12 @@ class Batch(Study):
         return out
 
     @staticmethod
+    def _logical(base: TrainConfig, horizon: int) -> float:
+        """Rows of the logical batch."""
+        assert base.base is not None  # plan() sees to it
+        return cell_of(base).rows * horizon**base.base.gamma
+
+    @staticmethod
     def _lines(start: list[str], basin: Basin, steps: Mapping[float, int], home: float) -> list[list[str]]:
         out = []
         for rows, loss in fits.adjusted(basin).items():
@@ -118,17 +126,44 @@ class Batch(Study):
         return out
 
 
-def knee(means: Mapping[float, float], error: float) -> float | None:
-    """Rows at which the mean loss leaves its floor by twice its error, by interpolation in the log of the rows.
+RISE = 0.01
+"""Share of the floor by which a loss has risen at the critical batch."""
+RESAMPLES = 1000
 
-    The floor is the mean of the better half. None where the largest batch is still on it, or the error is not known.
+
+def knee(basin: Basin, logical: float) -> tuple[float, float, float] | None:
+    """Rows at which the mean loss is `RISE` above its floor, with the ends of a 95 % interval.
+
+    The floor is the mean of the batches up to the logical one, what lies between two batches is interpolated in log
+    rows, and the interval is that of a bootstrap of what is left when seeds and batches are taken off. None where the
+    largest batch is still below. Runs that diverged count as the worst of the others.
     """
-    floor = float(np.mean(sorted(means.values())[: math.ceil(len(means) / 2)]))
-    limit = floor + 2 * error
-    sizes = sorted(means)
-    fine = [b for b in sizes if means[b] <= limit]
-    if not fine or fine[-1] == sizes[-1]:
+    sizes, seeds = sorted(basin), sorted({s for of in basin.values() for s in of})
+    if sizes[0] > logical or len(seeds) < 2 or any({*of} != {*seeds} for of in basin.values()):
         return None
-    low, high = fine[-1], sizes[sizes.index(fine[-1]) + 1]
-    share = (limit - means[low]) / (means[high] - means[low]) if math.isfinite(means[high]) else 0.0
-    return low * (high / low) ** share
+    losses_BS = fits.finite([[basin[b][s] for s in seeds] for b in sizes], 0.0)
+    mean_B, at_B = losses_BS.mean(1), np.log(sizes)
+    place = _risen(at_B, mean_B, math.log(logical))
+    if place is None:
+        return None
+    left_BS = losses_BS - mean_B[:, None] - (losses_BS.mean(0) - losses_BS.mean())
+    count = losses_BS.size
+    left_BS *= math.sqrt(count / max(1, count - len(sizes) - len(seeds) + 1))
+    rng = generator("batch", "bootstrap")
+    drawn = [mean_B + rng.choice(left_BS.ravel(), left_BS.shape).mean(1) for _ in range(RESAMPLES)]
+    found = [_risen(at_B, again_B, math.log(logical)) for again_B in drawn]
+    low, high = np.quantile([at_B[-1] if x is None else x for x in found], (0.025, 0.975))
+    return math.exp(place), math.exp(low), math.exp(high)
+
+
+def _risen(at_B: np.ndarray, mean_B: np.ndarray, logical: float) -> float | None:
+    """log rows where the means pass the limit for good."""
+    limit = (1 + RISE) * mean_B[at_B <= logical + 1e-9].mean()
+    above_B = mean_B > limit
+    if not above_B[-1]:
+        return None
+    first = len(mean_B) - int(np.argmin(above_B[::-1])) if not above_B.all() else 0
+    if first == 0:
+        return float(at_B[0])
+    share = (limit - mean_B[first - 1]) / (mean_B[first] - mean_B[first - 1])
+    return float(at_B[first - 1] + share * (at_B[first] - at_B[first - 1]))

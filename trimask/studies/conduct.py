@@ -1,14 +1,14 @@
 """Conducting a study: its folder, its price, its runs, its report.
 
 study.json     the study's settings, the configuration that its runs share, the machine, the price
-table.jsonl    a finished run a line (`studies.table`)
+table.jsonl    a run that ended a line (`studies.table`); table.parquet is made of it
 report.html    what they say, with plots; NAME.png beside it
 runs/          runs that are not finished
 """
 
 import fcntl
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,12 @@ from trimask.core.files import read_json, write_json
 from trimask.data.manifest import read_manifest
 from trimask.studies import report, sweep, table
 from trimask.studies.base import Study
-from trimask.studies.table import Cell
+from trimask.studies.table import Cell, Row
 from trimask.train.config import TrainConfig
 from trimask.train.record import environment
 
 STUDY = "study.json"
-LEFT_OUT = ("jobs", "run", "tokenizers")
+LEFT_OUT = ("executor", "retries", "partial", "run", "tokenizers")
 """Settings that are not kept, since they do not change a row: the sets' fingerprints say which tokenizers."""
 
 
@@ -35,7 +35,7 @@ def conduct(study: Study, base: TrainConfig, folder: Path, console: Console | No
 
     The study's own settings may change between calls (one more width, one more seed): rows that are there stay and
     are used where they fit. Raises `UsageError` when the folder holds rows of runs with other settings, or the runs
-    have no validation, `TrainingError` when it is in use.
+    have no validation, `TrainingError` when it is in use, and after runs that failed, unless `study.partial`.
     """
     console = console or Console()
     if base.validation is None:
@@ -46,18 +46,36 @@ def conduct(study: Study, base: TrainConfig, folder: Path, console: Console | No
         rows = table.read(folder)
         known = table.known(rows)
         left: list[Cell] = []
-        if missing := [cell for cell in study.plan(base, rows) if cell not in known]:
-            left = [*missing, *study.expected(base)[len(rows) + len(missing) :]]
+        if missing := [cell for cell in study.plan(base, [*known.values()]) if cell not in known]:
+            left = [*missing, *study.expected(base)[len(known) + len(missing) :]]
             hours = round(sweep.price(study, base, folder, left, console) / 3600, 2)
             write_json(folder / STUDY, {**now, "core_hours": before.get("core_hours", hours)})
             if before and before["environment"]["source"] != now["environment"]["source"]:
                 console.print("the package has changed since this study began; its rows are of both", highlight=False)
-        rows, asked = sweep.sweep(study, base, folder, len(rows) + len(left), console)
-        written = report.write(study.report(base, rows), f"{len(rows)} runs", folder)
-        console.print(f"{len(rows)} runs; {written}", highlight=False)
-        if asked:
-            console.print(f"stopped by {asked.name}, the same command goes on", highlight=False)
-        return not asked
+        swept = sweep.sweep(study, base, folder, len(known) + len(left), console)
+        done = table.finished(swept.rows)
+        table.write_parquet(folder, swept.rows)
+        if swept.failed and not study.partial:
+            raise TrainingError(_failures(swept.failed, folder))
+        made_of = f"{len(done)} runs" + (f", {len(swept.failed)} more failed" if swept.failed else "")
+        written = report.write(study.report(base, done), made_of, folder)
+        console.print(f"{made_of}; {written}", highlight=False)
+        if swept.stopped:
+            console.print(f"stopped by {swept.stopped}, the same command goes on", highlight=False)
+        return not swept.stopped
+
+
+def _failures(failed: Sequence[Row], folder: Path) -> str:
+    """What failed and why, each reason once."""
+    reasons: dict[str, list[str]] = {}
+    for row in failed:
+        reasons.setdefault(row.failure, []).append(row.cell.key)
+    more = {why: f" and {len(keys) - 1} more" if len(keys) > 1 else "" for why, keys in reasons.items()}
+    told = "; ".join(f"{why} ({keys[0]}{more[why]})" for why, keys in reasons.items())
+    return (
+        f"{len(failed)} runs failed: {told}. What they printed is in {folder / sweep.RUNS}. The same command tries "
+        "them again; with study.partial=True the report is made of the others"
+    )
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import chz
 import numpy as np
 
+from trimask.core.config import POSITIVE, check
 from trimask.core.errors import UsageError
 from trimask.core.rng import generator
 from trimask.studies import fits, plots
@@ -37,6 +38,7 @@ class Horizon(Study):
     def _check(self):
         if len(self.horizons) < 2 or len(self.powers) < 3 or self.seeds < 2:
             raise UsageError("study: at least two horizons, three powers and two seeds are needed")
+        check(self, "study", POSITIVE, "horizons", "held_out")
         if self.held_out <= max(self.horizons):
             raise UsageError("study.held_out must be longer than every horizon that is fitted on")
 
@@ -70,7 +72,10 @@ class Horizon(Study):
         return float(f"{kappa:.4g}")
 
     def _cell(self, base: TrainConfig, m: float, kappa: float, seed: int) -> Cell:
-        return cell_of(base, steps=round(m * cell_of(base).steps), seed=seed, variant=((KAPPA, kappa),))
+        steps = round(m * cell_of(base).steps)
+        if steps < 1:
+            raise UsageError(f"study.horizons: {m:g} times {cell_of(base).steps} steps is no step")
+        return cell_of(base, steps=steps, seed=seed, variant=((KAPPA, kappa),))
 
     def fitted(self, basins: Mapping[float, np.ndarray]) -> tuple[float, float]:
         """gamma, and the best kappa at the horizon 1. Losses are (kappa, seed). nan where the basins open downwards."""
@@ -120,7 +125,7 @@ class Horizon(Study):
         out: dict[float, dict[int, float]] = {}
         for row in rows:
             if row.cell.steps == steps and row.cell.variant:
-                out.setdefault(row.cell.variant[0][1], {})[row.cell.seed] = row.loss
+                out.setdefault(float(row.cell.variant[0][1]), {})[row.cell.seed] = row.loss
         return out
 
     def report(self, base: TrainConfig, rows: Sequence[Row]) -> Report:

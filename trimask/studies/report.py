@@ -7,7 +7,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from trimask.core.files import replacing
+from trimask.core.files import replacing, write_json
 from trimask.studies.base import Report
 
 PAGE, DPI = "report.html", 150
@@ -25,6 +25,8 @@ def write(report: Report, made_of: str, folder: Path) -> str:
     for name, content in pictures.items():
         with replacing(folder / f"{name}.png") as temporary:
             temporary.write_bytes(content)
+    for name, content in report.data.items():
+        write_json(folder / f"{name}.json", content)
     with replacing(folder / PAGE) as temporary:
         temporary.write_text(page(report, made_of, pictures))
     return f"report in {folder / PAGE}" + "".join(f"\n  {line}" for line in report.findings)

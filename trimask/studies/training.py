@@ -1,10 +1,12 @@
 """One cell of a study as a real training: the configuration it stands for, its cost, and its row."""
 
+import dataclasses
 import math
 from pathlib import Path
 
 from trimask.core.config import changed
 from trimask.core.errors import DivergedError
+from trimask.model.accounting import parameters
 from trimask.studies.table import Cell, Row, total
 from trimask.train.config import TrainConfig
 from trimask.train.loop import fit
@@ -38,12 +40,26 @@ def work(config: TrainConfig, cell: Cell) -> Row | None:
 
     A run that diverges has an infinite loss: that it did is a result.
     """
+    counts = parameters(config.model)
+    empty = Row(
+        cell, math.inf, {}, 0, 0.0, params=counts.total, body=counts.body, schedule=type(config.schedule).__name__
+    )
     try:
         result = fit(config)
     except DivergedError:
-        return Row(cell, math.inf, {}, 0, 0.0)
+        return empty
     if not result.complete:
         return None
-    parts = {name: bound["nats"] for name, bound in result.validation.items()}
+    values, errors = ({m: bound[part] for m, bound in result.validation.items()} for part in ("nats", "error"))
     loss = total(result.validation)
-    return Row(cell, loss if math.isfinite(loss) else math.inf, parts, result.tokens, round(result.seconds, 1))
+    return dataclasses.replace(
+        empty,
+        loss=loss if math.isfinite(loss) else math.inf,
+        values=values,
+        errors=errors,
+        tokens=result.tokens,
+        processed=result.processed,
+        unique=result.unique,
+        flops=float(result.flops),
+        seconds=round(result.seconds, 1),
+    )

@@ -45,9 +45,9 @@ class Transfer(Study):
         out: list[Cell] = []
         for p in self.parametrizations:
             home: int | None = None
-            for shape in self.shapes(base):
+            for number, shape in enumerate(self.shapes(base)):
                 cells, lowest = self._basin(base, rows, p, shape, home)
-                home = lowest if home is None else home
+                home = home if number else lowest
                 out += cells
         return out
 
@@ -67,7 +67,7 @@ class Transfer(Study):
     def _basin(
         self, base: TrainConfig, rows: Sequence[Row], p: str, shape: tuple[int, int], home: int | None
     ) -> tuple[list[Cell], int | None]:
-        """The cells of a shape (the grid, what widens it, the seeds at its bottom and at the base's best), its best."""
+        """The cells of a shape: its grid, what widens that, the seeds at its best and the base's best; and its best."""
         known = fits.losses(rows)
         powers = list(self.powers)
         while True:
@@ -82,7 +82,7 @@ class Transfer(Study):
             else:
                 break
         near = [lowest, *([] if home is None else [home]), lowest - 1, lowest + 1]
-        return [*cells, *(self._cell(base, p, shape, power, s) for s in range(self.seeds) for power in near)], lowest
+        return [*cells, *(self._cell(base, p, shape, power, s) for power in near for s in range(self.seeds))], lowest
 
     def report(self, base: TrainConfig, rows: Sequence[Row]) -> Report:
         out = Report("The best learning rate over width and depth")

@@ -50,7 +50,16 @@ class Asked:
     jobs: int = 1
 
 
-def judged(table: Table, asked: Asked) -> tuple[Fit, Report]:
+@dataclass(frozen=True)
+class Judged:
+    """A fit, the values of its bootstraps, and what both say."""
+
+    fit: Fit
+    drawn: list[dict[str, float]]
+    report: Report
+
+
+def judged(table: Table, asked: Asked) -> Judged:
     """Fit what was asked for, and say what came of it. Raises `UsageError` where the table is too small for that."""
     if not 0 <= asked.drop_highest < len(table):
         raise UsageError(f"{asked.drop_highest} of {len(table)} losses cannot be left out")
@@ -100,7 +109,7 @@ def judged(table: Table, asked: Asked) -> tuple[Fit, Report]:
     shown = (table, None) if unseen is None else (table.rows(~unseen[0]), table.rows(unseen[0]))
     of = final if unseen is None else unseen[1]
     out.plots["fit"], out.plots["errors"] = _fit_plot(of, *shown), _error_plot(of, *shown)
-    return final, out
+    return Judged(final, drawn, out)
 
 
 def _line(name: str, value: float, between: dict[str, tuple[float, float]]) -> list[str]:

@@ -1,12 +1,13 @@
 """Configuration of a run: everything that decides the weights, and how the run is watched and kept."""
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import chz
 
-from trimask.core.config import to_json
+from trimask.core.config import POSITIVE, SHARE, check, to_json
 from trimask.core.errors import UsageError
 from trimask.core.modality import KINDS, Vocabulary
 from trimask.core.units import count
@@ -24,7 +25,10 @@ DType = Literal["auto", "fp32", "bf16"]
 
 def _count(text: str) -> int | None:
     """A count as people write it, or None."""
-    return None if text == "None" else count(text)
+    try:
+        return None if text == "None" else count(text)
+    except UsageError as e:
+        raise UsageError(f"budget.tokens and budget.steps are counts: {e}") from None
 
 
 @chz.chz
@@ -38,7 +42,7 @@ class Budget:
     @chz.validate
     def _check(self):
         given = {k: v for k, v in chz.asdict(self).items() if v is not None}
-        if len(given) != 1 or min(given.values()) <= 0:
+        if len(given) != 1 or not 0 < min(given.values()) < math.inf:
             found = ", ".join(f"budget.{k}={v}" for k, v in given.items()) or "none of them"
             raise UsageError(
                 f"a run needs one of budget.tokens, budget.steps and budget.minutes, positive; found {found}. "
@@ -66,8 +70,7 @@ class PhysicalBatch:
 
     @chz.validate
     def _check(self):
-        if self.kappa is not None and not self.kappa > 0:
-            raise UsageError(f"batch.kappa={self.kappa} must be positive")
+        check(self, "batch", POSITIVE, "rows", "kappa")
 
 
 @chz.chz
@@ -134,8 +137,8 @@ class TrainConfig:
 
     @chz.validate
     def _check(self):
-        if self.log_every < 1:
-            raise UsageError(f"log_every={self.log_every} must be at least 1")
+        check(self, "", POSITIVE, "log_every")
+        check(self, "", SHARE, "ema")
         if self.rows < 1 or self.rows % self.data.rows:
             raise UsageError(
                 f"batch.rows={self.rows} is not a multiple of data.rows={self.data.rows}, the rows of one pass; "

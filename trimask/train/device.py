@@ -23,6 +23,18 @@ COMPILE_PAYS = 240
 
 
 @dataclass(frozen=True)
+class Pace:
+    """How fast a run spends its budget."""
+
+    seconds: float | None = None
+    """Of a step."""
+    whole: bool = False
+    """Whether whole steps were timed on real batches; else it is what a block alone lets expect, and the least."""
+    density: float | None = None
+    """Processed tokens of a position, counted on the data; None: as at the base point."""
+
+
+@dataclass(frozen=True)
 class Compute:
     """The choices of a run, kept in its folder so that a resumed run computes the same."""
 
@@ -37,6 +49,13 @@ class Compute:
     """Time of one block on a pass's batch, where it was wanted."""
     step_seconds: float | None = None
     """Time of a whole step, where the run's length is a time."""
+    density: float | None = None
+    """Processed tokens of a position, where the run's length is a number of tokens."""
+
+    @property
+    def pace(self) -> Pace:
+        """What turns a budget into steps."""
+        return Pace(self.step_seconds, self.step_seconds is not None, self.density)
 
 
 def seconds(work: Callable[[], Any], where: torch.device, repeats: int = 5, limit: float = 1.5) -> float:

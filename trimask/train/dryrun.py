@@ -1,7 +1,7 @@
 """What a run would cost, before it is run: parameters, FLOPs, memory, time and schedule."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from rich.console import Console
@@ -16,7 +16,7 @@ from trimask.model.accounting import Memory, Parameters
 from trimask.optim.schedules import Schedule
 from trimask.train import device, resolve
 from trimask.train.config import TrainConfig
-from trimask.train.steptime import measured_step
+from trimask.train.steptime import measured_density, measured_pace
 
 PLOT_WIDTH, PLOT_HEIGHT = 60, 8
 
@@ -27,16 +27,14 @@ class Plan:
 
     parameters: Parameters
     memory: Memory
-    tokens_per_step: int
+    tokens_per_step: float
     step_flops: int
     steps: int
     compute: device.Compute
     resolved: resolve.Resolved
     block_share: float
     """Share of the matmul rate that a block reaches here, forward and backward."""
-    step_seconds: float
-    whole: bool
-    """Whether that was measured on whole steps, not on one block."""
+    pace: device.Pace
 
     @property
     def flops_per_token(self) -> float:
@@ -44,7 +42,8 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        return self.steps * self.step_seconds
+        assert self.pace.seconds is not None
+        return self.steps * self.pace.seconds
 
 
 def plan(config: TrainConfig) -> Plan:
@@ -53,19 +52,18 @@ def plan(config: TrainConfig) -> Plan:
     tokens = config.data.tokens or slots
     compute = _timed(config)
     assert compute.block_seconds is not None
-    step, whole = _step(config, compute)
+    pace = _pace(config, compute)
     dtype = DTYPES[compute.dtype]
     return Plan(
         accounting.parameters(model),
-        accounting.memory(model, rows, slots, tokens, dtype, average=config.ema > 0),
-        config.rows * tokens,
+        accounting.memory(model, rows, slots, tokens, dtype, config.ema > 0, config.optimizer.matrices == "muon"),
+        config.rows * slots * resolve.density(config, pace),
         resolve.step_flops(config),
-        math.ceil(resolve.steps(config, step)),
+        math.ceil(resolve.steps(config, pace)),
         compute,
-        resolve.resolve(config, step),
+        resolve.resolve(config, pace),
         resolve.block_flops(config) / compute.block_seconds / compute.matmul_rate,
-        step,
-        whole,
+        pace,
     )
 
 
@@ -76,21 +74,34 @@ def _timed(config: TrainConfig) -> device.Compute:
 
 def resolved(config: TrainConfig) -> resolve.Resolved:
     """The derived settings of a run on this machine; a block is timed only where the budget is a time."""
-    if config.budget.minutes is None or config.base is None:
+    if config.base is None or config.budget.steps is not None:
         return resolve.resolve(config)
-    return resolve.resolve(config, _step(config, _timed(config))[0])
+    if config.budget.tokens is not None:
+        return resolve.resolve(config, device.Pace(density=_density(config)))
+    return resolve.resolve(config, _pace(config, _timed(config)))
 
 
-def _step(config: TrainConfig, compute: device.Compute) -> tuple[float, bool]:
-    """Time of a step, and whether it is of whole ones: measured where settings depend on it and the data are there."""
+def _pace(config: TrainConfig, compute: device.Compute) -> device.Pace:
+    """Of the run: measured on whole steps where settings depend on it and the data are there, else on one block."""
     assert compute.block_seconds is not None
-    if config.budget.minutes is not None:
-        try:
-            source = Stream(config.data, config.model.vocabulary)
-        except TrimaskError:
-            return resolve.least_seconds(config, compute.block_seconds), False
-        return measured_step(resolve.resolve(config, 1.0), source, compute.dtype, compute.compile), True
-    return resolve.least_seconds(config, compute.block_seconds), False
+    guessed = device.Pace(resolve.least_seconds(config, compute.block_seconds), density=_density(config))
+    if config.budget.minutes is None:
+        return guessed
+    source = _stream(config)
+    return guessed if source is None else replace(measured_pace(config, source, compute), density=guessed.density)
+
+
+def _density(config: TrainConfig) -> float | None:
+    """Counted where the data are there."""
+    source = _stream(config)
+    return None if source is None else measured_density(config, source)
+
+
+def _stream(config: TrainConfig) -> Stream | None:
+    try:
+        return Stream(config.data, config.model.vocabulary, config.budget.positions(config.rows * config.data.slots))
+    except TrimaskError:
+        return None
 
 
 def plot(schedule: Schedule, rate: float) -> str:
@@ -114,16 +125,16 @@ def describe(config: TrainConfig, made: Plan) -> str:
             *settings,
             "",
             f"parameters   {si(p.total)}: embedding {si(p.embedding)}, body {si(p.body)}, head {si(p.head)}",
-            f"step         {config.rows} rows, at most {si(made.tokens_per_step)} tokens; "
+            f"step         {config.rows} rows, {si(made.tokens_per_step)} tokens; "
             f"{accounting.MASKED_SHARE:.0%} of the targets masked",
             f"FLOPs        {si(made.flops_per_token)} per token, {si(made.step_flops)} per step, "
             f"{si(made.steps * made.step_flops)} in all (forward and backward)",
             f"memory       about {si(m.total, 'B')}: weights {si(m.weights, 'B')}, gradients {si(m.gradients, 'B')}, "
             f"optimizer {si(m.optimizer, 'B')}, average {si(m.average, 'B')}, activations {si(m.activations, 'B')}",
             *(f"compute      {reason}" for reason in c.reasons),
-            f"time         {'about' if made.whole else 'at least'} {duration(made.seconds)}: {made.steps} steps of "
-            f"{made.step_seconds:.3g} s, measured on "
-            f"{'whole steps' if made.whole else 'one block; data and all else that is slower are not counted'}; "
+            f"time         {'about' if made.pace.whole else 'at least'} {duration(made.seconds)}: {made.steps} steps "
+            f"of {made.pace.seconds:.3g} s, measured on "
+            f"{'whole steps' if made.pace.whole else 'one block; data and all else that is slower are not counted'}; "
             f"a block reaches {made.block_share:.0%} of the matmul rate",
             "",
             "derived settings",

@@ -16,7 +16,7 @@ from trimask.core.config import to_json
 from trimask.core.errors import DivergedError, TrainingError, UsageError
 from trimask.core.running import Interrupt, interruptible
 from trimask.core.units import duration, si
-from trimask.data.manifest import require_tokenizers
+from trimask.data.manifest import different, require_tokenizers
 from trimask.data.stream import Batch, Stream
 from trimask.model.timing import Timing
 from trimask.model.transformer import Transformer
@@ -35,7 +35,7 @@ from trimask.train.resolve import Resolved, resolve, run_seconds
 from trimask.train.state import Source, TrainState
 from trimask.train.statistics import Window, all_finite, is_spike
 from trimask.train.step import evaluate, flops, save_batch, to
-from trimask.train.steptime import measured_step
+from trimask.train.steptime import measured_pace
 
 Task = tuple[int, Callable[[Moment], None]]
 """(cadence in steps, what to do then)."""
@@ -54,6 +54,12 @@ class Result:
     """False when a signal ended it before its budget was spent."""
     validation: Mapping[str, Any]
     """The last validation: modality -> nats per token, its error and the number of tokens."""
+    processed: Mapping[str, int]
+    """Processed tokens by modality."""
+    unique: Mapping[str, int]
+    """Different ones among those that the data hold: what was read of each set, once."""
+    flops: int
+    """Operations, forward and backward (`model.accounting`)."""
 
     @property
     def exit_code(self) -> int:
@@ -105,7 +111,7 @@ def train(
         compute = run.compute(config, partial(_choose, config, source))
         where = device_of(compute.device)
         stack.enter_context(device.deterministic(where))
-        resolved = resolve(config, compute.step_seconds)
+        resolved = resolve(config, compute.pace)
         for line in (*compute.reasons, *notes, *(f"caution: {c}" for c in resolved.cautions)):
             show.say(line)
         state = _state(resolved, source, compute)
@@ -150,14 +156,14 @@ def loop(
 
         # Loss and gradient, of all passes over the count of all.
         optimizer.zero_grad()
-        maskable, loss = sum(batch.masked.maskable for batch in taken), 0.0
+        maskable, loss, work = sum(batch.masked.maskable for batch in taken), 0.0, 0
         for batch in taken:
             outcome = evaluate(model, to(batch.masked, where), maskable)
             if outcome.terms:
                 outcome.loss.backward()
             loss += float(outcome.loss.detach())
             window.add(batch, outcome)
-            window.flops += flops(model, batch.masked)
+            work += flops(model, batch.masked)
         norm_parts = gradients.norms(grouped)
         norm = gradients.total(norm_parts)
         norms = {"total": float(norm), **{k: float(v) for k, v in norm_parts.items()}}
@@ -179,13 +185,12 @@ def loop(
         # The step.
         gradients.clip(model.parameters(), norm, limit)
         optimizer.step()
-        state.step += 1
-        state.tokens += tokens
+        state.advance(taken, work)
         if state.average:
             state.average.update(state.step)
 
         # What it measured.
-        window.add_step(loss, norms, limit)
+        window.add_step(loss, norms, limit, work)
         window.seconds += time.perf_counter() - started
         state.seconds, mark = state.seconds + (now := clock()) - mark, now
         progress = budget.progress(state.tokens, state.step, state.seconds)
@@ -221,16 +226,17 @@ def loop(
     spent = f"step {state.step}, {si(state.tokens)} tokens, {duration(state.seconds)}"
     show.say(f"{ended}: {spent}; checkpoints are in {run.checkpoints}")
     bounds = record.last(run.folder, "validation").get("bounds", {})
-    return Result(run.folder, state.step, state.tokens, state.seconds, done, bounds)
+    unique = different(state.source.manifests, [state.epochs.get(s.path, 0.0) for s in config.data.sources])
+    counts = (state.processed, unique, state.flops)
+    return Result(run.folder, state.step, state.tokens, state.seconds, done, bounds, *counts)
 
 
 def _choose(config: TrainConfig, source: Source) -> device.Compute:
-    """Measure and choose how to compute; where a time ends the run, how long a step takes."""
+    """Measure and choose how to compute, and how many steps the budget lasts."""
     wanted = (config.device, config.dtype, config.compile)
     chosen = device.choose(wanted, config.model, config.data.rows, config.data.slots, partial(run_seconds, config))
-    if config.budget.minutes is None:
-        return chosen
-    return replace(chosen, step_seconds=measured_step(resolve(config, 1.0), source, chosen.dtype, chosen.compile))
+    pace = measured_pace(config, source, chosen)
+    return replace(chosen, step_seconds=pace.seconds, density=pace.density)
 
 
 def _state(resolved: Resolved, source: Source, compute: device.Compute) -> TrainState:

@@ -6,13 +6,15 @@ import chz
 
 from trimask.core.units import si
 from trimask.model import accounting
-from trimask.model.config import ModelConfig
+from trimask.model.config import ModelConfig, width_at
 from trimask.model.transformer import matrix_std
 from trimask.optim.optimizer import OptimizerConfig, Scale, Setting, setting
-from trimask.optim.parametrization import COMPLETEP, IN_BLOCKS, rule_of
+from trimask.optim.parametrization import COMPLETEP, IN_BLOCKS, Rule, at_depth, rule_of
 from trimask.optim.sde import BasePoint, Horizon, cautions
 from trimask.train.config import TrainConfig
+from trimask.train.device import Pace
 
+UNMEASURED = Pace()
 DERIVED = "Mlodozeniec et al. 2025, arXiv 2512.22382"
 """Where the rules of size and batch come from."""
 FACTORS = "of the size: var, rate, eps, decay"
@@ -26,6 +28,7 @@ class Resolved:
     scale: Scale
     base: BasePoint | None
     horizon: Horizon | None
+    pace: Pace = UNMEASURED
 
     @property
     def kappa(self) -> float:
@@ -64,11 +67,11 @@ class Resolved:
 
     @property
     def cautions(self) -> list[str]:
-        if self.horizon is None:
-            return []
         c = self.config
+        if self.horizon is None and c.batch.kappa is None:
+            return []
         by_steps = c.budget.steps is not None
-        return cautions(self.horizon, self.kappa, self.optimizer.beta1, c.rows, c.data.slots, by_steps)
+        return cautions(self.kappa, self.optimizer.beta1, self.horizon, c.rows, c.data.rows, by_steps)
 
 
 def scale_of(model: ModelConfig) -> Scale:
@@ -76,31 +79,37 @@ def scale_of(model: ModelConfig) -> Scale:
     return Scale(model.parametrization, model.width_ratio, model.depth_ratio, model.alpha, model.depth)
 
 
-def resolve(config: TrainConfig, step_seconds: float | None = None) -> Resolved:
-    """Derive a run's settings. A budget of minutes needs the measured time of a step."""
+def resolve(config: TrainConfig, pace: Pace = UNMEASURED) -> Resolved:
+    """Derive a run's settings. A budget of minutes needs the time of a step."""
     base = config.base
     horizon = None
     if base is not None:
-        horizon = Horizon(base, config.rows * config.data.slots, steps(config, step_seconds))
-    return Resolved(config, scale_of(config.model), base, horizon)
+        horizon = Horizon(base, config.rows * config.data.slots, steps(config, pace), density(config, pace))
+    return Resolved(config, scale_of(config.model), base, horizon, pace)
 
 
-def steps(config: TrainConfig, step_seconds: float | None = None) -> float:
-    """Steps that the budget lasts. A row holds as many tokens as at the base point; without one, all it can."""
-    budget, data = config.budget, config.data
+def density(config: TrainConfig, pace: Pace) -> float:
+    """Processed tokens of a position: counted on the data, as at the base point, or without one all a row can hold."""
+    if pace.density is not None:
+        return pace.density
+    return config.base.density if config.base else (config.data.tokens or config.data.slots) / config.data.slots
+
+
+def steps(config: TrainConfig, pace: Pace = UNMEASURED) -> float:
+    """Steps that the budget lasts."""
+    budget = config.budget
     if budget.steps is not None:
         return budget.steps
     if budget.tokens is not None:
-        density = config.base.density if config.base else (data.tokens or data.slots) / data.slots
-        return budget.tokens / (config.rows * data.slots * density)
-    assert budget.minutes is not None and step_seconds is not None, "minutes become steps by a measurement"
-    return 60 * budget.minutes / step_seconds
+        return budget.tokens / (config.rows * config.data.slots * density(config, pace))
+    assert budget.minutes is not None and pace.seconds is not None, "minutes become steps by a measurement"
+    return 60 * budget.minutes / pace.seconds
 
 
 def run_seconds(config: TrainConfig, block_seconds: float) -> float:
     """Least time of the whole run."""
     step = least_seconds(config, block_seconds)
-    return steps(config, step) * step
+    return steps(config, Pace(step)) * step
 
 
 def least_seconds(config: TrainConfig, block_seconds: float) -> float:
@@ -123,25 +132,28 @@ def block_flops(config: TrainConfig) -> float:
 def describe(made: Resolved) -> list[str]:
     """Every derived setting and where it comes from, one line each."""
     c, m, o = made.config, made.config.model, made.optimizer
+    by_dial = m.width == width_at(m.depth, m.aspect, m.head_dim)
+    dial = f" = aspect {m.aspect} x depth in whole heads" if by_dial else ""
     lines = [
-        f"size         {m.depth} blocks, width {m.width}"
-        f"{'' if m.width != _by_aspect(m) else f' = aspect {m.aspect} x depth in whole heads'}, {m.heads} heads of "
-        f"{m.head_dim}, gated MLP {m.hidden}",
-        f"base         width {m.base_width}, {m.base_depth} blocks: m_N = {made.scale.m_N:.4g}, "
-        f"m_L = {made.scale.m_L:.4g} ({m.parametrization}{_source(m)})",
+        f"size         {m.depth} blocks, width {m.width}{dial}, {m.heads} heads of {m.head_dim}, gated MLP {m.hidden}",
+        _base_line(made),
         f"branches     attention {m.branch_scales[0]:.4g}, MLP {m.branch_scales[1]:.4g}: "
         f"{m.attention_branch:g} and {m.mlp_branch:g} at the base, times m_L^-alpha, alpha {m.alpha:g}",
     ]
+    if made.horizon is not None:
+        lines += _horizon_lines(made, made.horizon)
+    elif c.batch.kappa is None:
+        lines.append("batch        no base point is stored: settings are used as they stand, whatever the batch")
     if c.batch.kappa is not None:
         lines.append(f"kappa        {made.kappa:.4g}, by hand (batch.kappa)")
-    elif made.horizon is None:
-        lines.append("batch        no base point is stored: settings are used as they stand, whatever the batch")
-    else:
-        lines += _horizon_lines(made, made.horizon)
+    warmup = f", {steps(c, made.pace) * c.schedule.warmup:.0f} steps" if made.horizon else ""
     lines += [
+        f"settings     rate, betas, epsilon, decay, multipliers, branches and first sizes: {o.source or 'the recipe'}",
         f"rate         {o.rate:.4g} at the base"
         + (f" (under {made.base.schedule}: {made.base.rate:g} times optimizer.rate)" if made.base else ""),
+        f"schedule     {type(c.schedule).__name__}, warm-up {c.schedule.warmup:.0%} of the budget{warmup}",
         f"clip         {o.clip:g}, the same at every size",
+        *([f"logits       times {m.logit_scale:.4g}: tied weights have the size of embeddings"] if m.tied else []),
         *([f"average      decay {made.ema:.6g} = {c.ema:g}^kappa"] if c.ema else []),
         "",
         *table(made),
@@ -150,8 +162,14 @@ def describe(made: Resolved) -> list[str]:
     return lines
 
 
-def _by_aspect(m: ModelConfig) -> int:
-    return max(1, m.aspect * m.depth // m.head_dim) * m.head_dim
+def _base_line(made: Resolved) -> str:
+    m = made.config.model
+    if m.parametrization == "standard":
+        return "base         none: with the standard parametrization settings do not follow the size"
+    return (
+        f"base         width {m.base_width}, {m.base_depth} blocks: m_N = {made.scale.m_N:.4g}, "
+        f"m_L = {made.scale.m_L:.4g} ({m.parametrization}{_source(m)})"
+    )
 
 
 def _source(m: ModelConfig) -> str:
@@ -165,14 +183,32 @@ def _horizon_lines(made: Resolved, h: Horizon) -> list[str]:
         f"base point   {b.schedule}: {b.rows} rows of {b.slots}, {si(b.steps)} steps, {si(b.tokens)} tokens"
         f"{f' ({b.source})' if b.source else ''}",
         f"batch        {c.rows} rows of {slots}{passes}: m_B = {h.batch_ratio:.4g}",
-        f"horizon      {si(h.tokens)} tokens, {h.steps:.0f} steps, {b.density:.3g} tokens a position: "
-        f"m_D = {h.horizon_ratio:.4g}",
-        f"kappa        {h.kappa:.4g} = m_B m_D^-{b.gamma:g}: the logical batch of this horizon is "
-        f"{si(h.logical_positions / slots)} rows; AdamW rate and decay kappa^1/2, eps kappa^-1/2, betas^kappa; "
-        "Muon rate kappa, momentum^kappa",
+        f"horizon      {h.steps:.0f} steps, {si(h.tokens)} tokens ({_length(made)}): m_D = {h.horizon_ratio:.4g}",
+        *([] if c.batch.kappa is not None else [_kappa_line(h, slots)]),
         f"critical     B_crit = {si(h.critical_positions / slots)} rows, beyond which fewer than S_crit = "
-        f"{b.critical_steps} steps are left",
+        f"{h.critical_steps:.0f} steps are left"
+        + (f" ({b.critical_steps} m_D^{b.critical_growth:g})" if b.critical_growth else ""),
     ]
+
+
+def _kappa_line(h: Horizon, slots: int) -> str:
+    between = f" ({h.kappas[0]:.3g} to {h.kappas[1]:.3g} over its interval)" if h.kappas else ""
+    return (
+        f"kappa        {h.kappa:.4g} = m_B m_D^-gamma, gamma = {h.base.gamma:g}{between}: the logical batch of this "
+        f"horizon is {si(h.logical_positions / slots)} rows; AdamW rate and decay kappa^1/2, eps kappa^-1/2, "
+        "betas^kappa; Muon rate kappa, momentum^kappa"
+    )
+
+
+def _length(made: Resolved) -> str:
+    """Where the number of steps and of tokens comes from."""
+    budget, pace, each = made.config.budget, made.pace, density(made.config, made.pace)
+    counted = "counted on the data" if pace.density is not None else "as at the base point"
+    of_tokens = f"{each:.3g} a position, {counted}"
+    if budget.minutes is None or pace.seconds is None:
+        return of_tokens
+    timed = "timed on whole steps" if pace.whole else "guessed from a block: fewer are likely"
+    return f"{budget.minutes:g} minutes of {pace.seconds:.3g} s a step, {timed}; tokens {of_tokens}"
 
 
 def table(made: Resolved) -> list[str]:
@@ -193,10 +229,22 @@ def _row(made: Resolved, s: Setting) -> tuple[str, ...]:
         f"{s.rate:.4g}",
         f"{s.momentum:.4g}" if muon else f"{s.beta1:.4g} {s.beta2:.4g}",
         "" if muon else f"{s.eps:.3g}",
-        f"{s.decay:.4g}",
-        f"{getattr(made.config.optimizer.multipliers, s.group):g}",
-        ", ".join(str(x) for x in (rule.init, rule.rate, rule.eps, rule.decay)),
+        f"{s.decay:.4g}" if rule.decays else "none",
+        f"{_multiplier(made, s):.4g}",
+        _factors(made, rule),
     )
+
+
+def _multiplier(made: Resolved, s: Setting) -> float:
+    """Of the rate at the base: that of the group, times that of the block."""
+    tuned = made.config.optimizer
+    return getattr(tuned.multipliers, s.group) * at_depth(tuned.depths, s.block, made.scale.blocks)
+
+
+def _factors(made: Resolved, rule: Rule) -> str:
+    if made.scale.parametrization == "standard":
+        return "none"
+    return ", ".join([*(str(x) for x in (rule.init, rule.rate, rule.eps)), str(rule.decay) if rule.decays else "none"])
 
 
 def initial(model: ModelConfig, group: str) -> str:

@@ -47,13 +47,32 @@ class TrainState:
     source: Source
     window: Window
     step: int = 0
-    tokens: int = 0
+    processed: dict[str, int] = field(default_factory=dict)
+    """Tokens so far, by modality."""
+    flops: int = 0
+    epochs: dict[str, float] = field(default_factory=dict)
+    """Furthest progress through each source."""
     seconds: float = 0.0
     """Time spent in the loop, over all its sessions."""
     losses: list[float] = field(default_factory=list)
     """Of the last steps, for the spike rule."""
     inherited: Sequence[Mapping[str, Any]] = ()
     """Manifests of what trained the weights that the run started from."""
+
+    @property
+    def tokens(self) -> int:
+        """All of `processed`."""
+        return sum(self.processed.values())
+
+    def advance(self, taken: Sequence[Batch], flops: int) -> None:
+        """One step more, on these batches."""
+        self.step += 1
+        self.flops += flops
+        for batch in taken:
+            for path, read in batch.epochs.items():
+                self.epochs[path] = max(read, self.epochs.get(path, 0.0))
+            for name, count in batch.tokens.items():
+                self.processed[name] = self.processed.get(name, 0) + count
 
     def manifests(self) -> list[Mapping[str, Any]]:
         """Of all that trained the weights: first those of this run's data, in its order."""
@@ -85,7 +104,9 @@ class TrainState:
         """Everything that is not a tensor, as JSON. Python writes floats so that they come back exactly."""
         return {
             "step": self.step,
-            "tokens": self.tokens,
+            "processed": self.processed,
+            "flops": self.flops,
+            "epochs": self.epochs,
             "seconds": self.seconds,
             "losses": self.losses,
             "window": self.window.state(),
@@ -100,7 +121,8 @@ class TrainState:
             weights = _under("model.", tensors)
         self.model.load_state_dict(weights)
         self.optimizer.restore(_under("optimizer.", tensors))
-        self.step, self.tokens, self.seconds = values["step"], values["tokens"], values["seconds"]
+        self.step, self.seconds, self.flops = values["step"], values["seconds"], values["flops"]
+        self.processed, self.epochs = dict(values["processed"]), dict(values["epochs"])
         self.losses = list(values["losses"])
         self.window.restore(values["window"])
         self.source.restore(values["source"])

@@ -64,9 +64,10 @@ class Window:
         for k, v in state.items():
             setattr(self, k, np.array(v) if isinstance(getattr(self, k), np.ndarray) else v)
 
-    def add_step(self, loss: float, norms: Mapping[str, float], limit: float) -> None:
+    def add_step(self, loss: float, norms: Mapping[str, float], limit: float, flops: int) -> None:
         """Take in one step, without its passes and its time."""
         self.steps += 1
+        self.flops += flops
         self.loss += loss
         self.clipped += norms["total"] > limit
         for k, v in norms.items():

@@ -1,8 +1,9 @@
-"""How long a step of a run takes on this machine: what a budget of minutes lasts, and what a study costs."""
+"""What a budget lasts: how long a step takes on this machine, and how many tokens the data have in a position."""
 
 import statistics
 import time
 from itertools import islice
+from math import ceil
 
 import torch
 
@@ -10,13 +11,34 @@ from trimask.core.compute import DTYPES, device_of
 from trimask.core.errors import TrainingError
 from trimask.model.transformer import Transformer
 from trimask.optim.optimizer import Optimizer
-from trimask.train.device import synchronize
-from trimask.train.resolve import Resolved
+from trimask.train.config import TrainConfig
+from trimask.train.device import Compute, Pace, synchronize
+from trimask.train.resolve import Resolved, resolve
 from trimask.train.state import Source
 from trimask.train.step import evaluate, to
 
 STEPS = 4
 """Steps that are timed, after one that is not."""
+ROWS = 128
+"""Rows whose tokens are counted, at least."""
+
+
+def measured_pace(config: TrainConfig, source: Source, compute: Compute) -> Pace:
+    """What turns the run's budget into steps, where it is no number of steps."""
+    if config.budget.minutes is not None:
+        return Pace(measured_step(resolve(config, Pace(1.0)), source, compute.dtype, compute.compile), True)
+    wanted = config.budget.tokens is not None and config.base is not None
+    return Pace(density=measured_density(config, source)) if wanted else Pace()
+
+
+def measured_density(config: TrainConfig, source: Source) -> float:
+    """Processed tokens of a transformer position, padding among them; the source is put back where it was."""
+    data, before = config.data, source.state()
+    taken = list(islice(iter(source), ceil(ROWS / data.rows)))
+    source.restore(before)
+    if not taken:
+        raise TrainingError("the data ended before the first step")
+    return sum(sum(batch.tokens.values()) for batch in taken) / (len(taken) * data.rows * data.slots)
 
 
 def measured_step(resolved: Resolved, source: Source, dtype: str, compiled: bool = False) -> float:

@@ -1,0 +1,143 @@
+"""`trimask study scaling`: how the loss falls with the size of a model and with its tokens, and how to split a budget.
+
+Models of a family, each at several lengths; every training comes to the end of its schedule, and its settings follow
+its size and its length. A law L = E + A N^-alpha + B D^-beta is fitted to the loss over all modalities and to that of
+each, first without the largest size, which it then predicts. `law.json` is what `trimask plan` reads.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import chz
+import numpy as np
+from matplotlib.figure import Figure
+
+from trimask.core.errors import UsageError
+from trimask.model.config import width_at
+from trimask.studies import fits, plots
+from trimask.studies.base import Report, Study, cell_of
+from trimask.studies.laws import FLOPS, Table
+from trimask.studies.table import Cell, Row
+from trimask.studies.verdict import Asked, judged
+from trimask.train.config import TrainConfig
+
+ALL = "all"
+"""The loss over the tokens of all modalities."""
+LAW = "law"
+
+
+@chz.chz
+class Scaling(Study):
+    """Sizes times lengths; seeds of two of them tell the noise."""
+
+    depths: tuple[int, ...] = chz.field(default=(2, 3, 4, 6, 8, 12), doc="sizes: the dial of the family")
+    horizons: tuple[float, ...] = chz.field(default=(0.5, 1.0, 2.0, 4.0, 8.0), doc="lengths, in runs of the base")
+    most: float = chz.field(default=8.0, doc="longest run of the largest size; smaller ones in the ratio longer")
+    seeds: int = chz.field(default=3, doc="seeds of the smallest size at its first two lengths; of all others one")
+    count: Literal["params", "body"] = chz.field(default="params", doc="what N counts: body leaves embeddings out")
+    held_out: int = chz.field(default=1, doc="largest sizes that are predicted before they are fitted")
+    draws: int = chz.field(default=300, doc="bootstraps of a law")
+
+    @chz.validate
+    def _check(self):
+        if len({*self.depths}) < 4 or len({*self.horizons}) < 3 or self.seeds < 2:
+            raise UsageError("study: at least four depths, three horizons and two seeds are needed")
+        if not 0 <= self.held_out <= len(self.depths) - 3:
+            raise UsageError("study.held_out must leave three sizes to fit on")
+
+    def plan(self, base: TrainConfig, rows: Sequence[Row]) -> list[Cell]:
+        first, out = cell_of(base), []
+        depths = sorted({*self.depths})
+        for depth in depths:
+            width = width_at(depth, base.model.aspect, base.model.head_dim)
+            # What a longer training of a small model costs a short one of a large model costs too.
+            longest = self.most * max(1.0, depths[-1] / depth)
+            for number, horizon in enumerate(h for h in sorted({*self.horizons}) if h <= longest):
+                noisy = depth == depths[0] and number < 2
+                steps = round(horizon * first.steps)
+                out += [
+                    cell_of(base, width=width, depth=depth, steps=steps, seed=seed)
+                    for seed in range(self.seeds if noisy else 1)
+                ]
+        return out
+
+    def expected(self, base: TrainConfig) -> list[Cell]:
+        return self.plan(base, ())
+
+    def report(self, base: TrainConfig, rows: Sequence[Row]) -> Report:
+        out = Report("Loss over size and tokens")
+        groups = fits.by(rows, "width", "depth", "steps")
+        fine = [row for row in rows if np.isfinite(row.loss)]
+        noise = fits.spread([*groups.values()])
+        out.findings.append(fits.seed_noise([*groups.values()]))
+        if fine:
+            losses = [row.loss for row in fine]
+            out.findings.append(
+                f"{len(fine)} runs, losses from {min(losses):.4f} to {max(losses):.4f}: "
+                f"{(max(losses) - min(losses)) / noise:.0f} times the seed noise."
+            )
+            out.plots["losses"] = _curves(fine, self.count)
+        out.tables.append(_runs(fine))
+        if len({row.cell.depth for row in fine}) < len({*self.depths}):
+            return out
+        laws = {}
+        for target in (ALL, *sorted({name for row in fine for name in row.values})):
+            table = of_rows(fine, target, self.count)
+            told = judged(table, Asked(held_out=self.held_out, draws=self.draws))
+            part = told.report
+            out.findings += [f"{target}: {line}" for line in part.findings]
+            out.tables += [(f"{target}: {caption}", head, lines) for caption, head, lines in part.tables]
+            out.plots |= {f"{target}-{name}": figure for name, figure in part.plots.items()}
+            ranges = {name: [float(x.min()), float(x.max())] for name, x in _axes(table).items()}
+            laws[target] = {"values": told.fit.values, "drawn": told.drawn, "ranges": ranges, "runs": len(table)}
+        out.data[LAW] = {
+            "law": "power",
+            "count": self.count,
+            "width_over_depth": base.model.aspect,
+            "tokenizers": {m.name: m.codes for m in base.model.vocabulary.modalities},
+            "targets": laws,
+        }
+        return out
+
+
+def _axes(table: Table) -> dict[str, np.ndarray]:
+    return {"params": table.params_R, "tokens": table.tokens_R, "flops": FLOPS * table.params_R * table.tokens_R}
+
+
+def of_rows(rows: Sequence[Row], target: str, count: str = "params") -> Table:
+    """The losses of one target, a training a row; rows that have none are left out."""
+    used = [(row, row.loss if target == ALL else row.values[target]) for row in rows if target in (ALL, *row.values)]
+    sizes, tokens, losses = ([float(x) for x in part] for part in zip(
+        *((getattr(row, count), row.tokens, loss) for row, loss in used), strict=True
+    ))  # fmt: skip
+    return Table(np.array(sizes), np.array(tokens), np.array(losses), np.array([row.cell.key for row, _ in used]))
+
+
+def _runs(rows: Sequence[Row]) -> tuple[str, list[str], list[list[str]]]:
+    modalities = sorted({name for row in rows for name in row.values})
+    lines = [
+        [
+            str(row.cell.depth), str(row.cell.width), f"{row.params:.4g}", f"{row.body:.4g}", f"{row.tokens:.4g}",
+            f"{row.tokens / max(1, sum(row.unique.values())):.2f}", f"{row.flops:.3g}", str(row.cell.seed),
+            f"{row.loss:.4f}",
+            *(f"{row.values.get(m, np.nan):.4f} +- {row.errors.get(m, np.nan):.4f}" for m in modalities),
+        ]
+        for row in sorted(rows, key=lambda row: (row.cell.depth, row.tokens, row.cell.seed))
+    ]  # fmt: skip
+    columns = ["blocks", "width", "parameters", "in blocks", "tokens", "epochs", "FLOPs", "seed", "loss", *modalities]
+    return "Runs: bounds on held-out data, nats a token", columns, lines
+
+
+def _curves(rows: Sequence[Row], count: str) -> Figure:
+    """Loss over tokens, a line a size."""
+    figure, plot = plots.axes("tokens", "loss, nats a token")
+    by_size: dict[int, list[Row]] = {}
+    for row in rows:
+        by_size.setdefault(getattr(row, count), []).append(row)
+    for size, of in sorted(by_size.items()):
+        of = sorted(of, key=lambda row: row.tokens)
+        plot.plot([row.tokens for row in of], [row.loss for row in of], "o-", markersize=3, label=f"{size / 1e6:.3g}M")
+    plot.set_xscale("log")
+    plot.set_yscale("log")
+    plot.legend(title="parameters", fontsize=7, title_fontsize=7)
+    return figure
