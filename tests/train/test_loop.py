@@ -94,7 +94,7 @@ def test_a_row_sums_up_its_steps():
         outcome = evaluate(model, batch.masked)
         rows.append(float(outcome.loss.detach()))
         window.add(batch, outcome)
-        window.add_step(rows[-1], {"total": 2.0}, 1.0)
+        window.add_step(rows[-1], {"total": 2.0}, 1.0, 7)
         for t in outcome.terms:
             m = toy_run.VOCABULARY.alphabets[t.alphabet].modality
             for c, w, r in zip(t.ce_N.tolist(), t.weight_N.tolist(), t.rate_N.tolist(), strict=True):
@@ -402,7 +402,8 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path, capsys):
     total = sum(p.numel() for p in Transformer(config.model).parameters())
     assert made.parameters.total == total and made.steps == math.ceil(100_000 / 256)
     assert made.memory.average == made.memory.weights == 4 * total
-    assert made.seconds == pytest.approx(made.steps * made.step_seconds) and 0 < made.block_share < 2
+    assert made.pace.seconds and made.seconds == pytest.approx(made.steps * made.pace.seconds)
+    assert 0 < made.block_share < 2
     for word in ("model.depth = 2", "parameters", "FLOPs", "memory", "compute in fp32", "time", "learning rate"):
         assert word in text
     assert not (tmp_path / "run").exists()
