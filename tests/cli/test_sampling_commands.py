@@ -148,6 +148,40 @@ def test_score(trimask, bundle: Path, png: Path):
             "leave steps out",
         ),
         (("generate", "x", "--to", "image", "--weaker", "nowhere", "-m", "BUNDLE"), 4, "nowhere"),
+        (("generate", "x", "--to", "image", "--voice", "y"), 2, "--voice is for speech; this makes image"),
+        (("generate", "x", "--to", "speech", "--length", "3"), 2, "--length is for text; this makes speech"),
+        (("generate", "x", "--to", "text", "--size", "32"), 2, "--size is for image; this makes text"),
+        (("generate", "x", "--to", "image", "-o", "BAD/x.png"), 2, "bad.bin is no folder"),
+        (
+            ("generate", "x", "--to", "image", "-m", "BUNDLE", "--temperature", "1e-46"),
+            2,
+            "temperature=1e-46 must be 0",
+        ),
+        (("generate", "x", "--to", "image", "-m", "BUNDLE", "--guidance", "1e39"), 2, "guidance=1e+39 must be"),
+        (("generate", "x", "--to", "image", "-m", "BUNDLE", "--top-p", "0"), 2, "top_p=0.0 must be above 0"),
+        (
+            ("generate", "x", "--to", "image", "-m", "BUNDLE", "--negative", "y", "--guidance", "0:0"),
+            2,
+            "guidance of image is 0",
+        ),
+        (("generate", "x", "--to", "speech", "-m", "BUNDLE", "--seconds", "1e12"), 2, "more than any model"),
+        (("generate", "x", "--to", "text", "-m", "BUNDLE", "--length", "100000000000000"), 2, "longer than any row"),
+        (
+            ("generate", "x", "--to", "image", "-m", "BUNDLE", "--sampler", "ancestral:schedule=poly0"),
+            2,
+            "no noise schedule 'poly0'",
+        ),
+        (("fill", "--missing", "voice", "--text", "seven", "-m", "BUNDLE"), 2, "a voice is not made"),
+        (
+            ("fill", "--missing", "image", "--missing", "image", "--text", "x", "-m", "BUNDLE"),
+            2,
+            "image is twice missing",
+        ),
+        (("fill", "--text", "a [99999999999999] b", "-m", "BUNDLE"), 2, "longer than any row"),
+        (("fill", "--text", "a [1] b", "--seconds", "2", "-m", "BUNDLE"), 2, "this request has none"),
+        (("fill", "--text", "a [1] b", "--size", "32", "-m", "BUNDLE"), 2, "--size is of an image"),
+        (("fill", "--speech", "WAV", "--interval", "0.2,inf", "-m", "BUNDLE"), 2, "an interval is two times"),
+        (("fill", "--speech", "WAV", "--interval", "0.2,1e12", "-m", "BUNDLE"), 2, "behind any row"),
         (("fill", "-m", "BUNDLE"), 2, "nothing to fill"),
         (("fill", "--text", "no hole", "-m", "BUNDLE"), 2, "nothing is to be filled"),
         (("fill", "--image", "x.png", "--box", "1,2"), 2, "write 4 numbers"),
@@ -155,10 +189,10 @@ def test_score(trimask, bundle: Path, png: Path):
         (("score", "--text", "x", "--draws", "3", "-m", "BUNDLE"), 2, "--draws 3"),
     ],
 )
-def test_errors_are_clear(trimask, bundle: Path, tmp_path: Path, arguments, code: int, message: str):
+def test_errors_are_clear(trimask, bundle: Path, wav: Path, tmp_path: Path, arguments, code: int, message: str):
     bad = tmp_path / "bad.bin"
     bad.write_bytes(b"neither picture nor sound")
-    named = {"BUNDLE": str(bundle), "BAD": str(bad)}
+    named = {"BUNDLE": str(bundle), "BAD": str(bad), "BAD/x.png": str(bad / "x.png"), "WAV": str(wav)}
     done = trimask(*(named.get(a, a) for a in arguments))
     assert done.code == code
     assert done.err.startswith("error: ")

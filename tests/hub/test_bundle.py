@@ -2,6 +2,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -200,9 +201,20 @@ def test_courses_and_caches_survive_json():
         ({"settings": {}, "presets": {"fast": 3}}, "each of 'presets', and 'measured' must be objects"),
         ({"settings": {}, "presets": {"fast": {"text": {}}}}, "preset fast, settings of 'text'"),
         ({"settings": {}, "spans": {"text": "long"}}, "'spans'"),
+        ([], "must be an object with 'settings', not list"),
+        *(
+            ({"settings": {"text": {"sampler": {"name": "ancestral", **own}, **rest}}}, message)
+            for own, rest, message in (
+                ({"steps": 3.5}, {}, "steps=3.5 must be a whole number"),
+                ({"steps": "4"}, {}, "steps='4' must be a whole number"),
+                ({}, {"top_k": 2.5}, "top_k=2.5 must be a whole number"),
+                ({}, {"repetition": float("inf")}, "repetition=inf must be from 1"),
+                ({"name": "blockwise", "inner": "random-order"}, {}, "inner='random-order' must be a sampler"),
+            )
+        ),
     ],
 )
-def test_bad_sampling_json_names_the_entry(change: dict, message: str):
+def test_bad_sampling_json_names_the_entry(change: Any, message: str):
     with pytest.raises(ArtifactError, match=f"sampling.json.*{message}"):
         defaults.from_json(change, "sampling.json")
 
@@ -227,8 +239,8 @@ def test_overrides_change_what_they_name_and_nothing_else():
         "threshold:p=1": "no setting 'p'",
         "threshold:probability=high": "is a value as 0.9",
         "blockwise:inner=best": "no sampler is called 'best'",
-        "confidence:by=luck": "by=luck must be one of drawn",
-        "confidence:steps=0": "steps=0 must be at least 1",
+        "confidence:by=luck": "by='luck' must be one of drawn",
+        "confidence:steps=0": "steps=0 must be a whole number, at least 1",
     }
     for text, message in wrong.items():
         with pytest.raises(UsageError, match=message):

@@ -34,6 +34,7 @@ from trimask.diffusion.samplers.base import top
 from trimask.diffusion.sampling import Engine, sample, steps
 from trimask.diffusion.schedules import by_name
 from trimask.diffusion.settings import Course, Settings
+from trimask.diffusion.state import timetable
 
 TOY = toy.correlated(seed=1)
 EVERY = (
@@ -161,6 +162,17 @@ def test_the_length_of_a_free_span_is_drawn_first_and_what_is_in_it_follows_the_
     never = toy.lengths([1.0], span=4)
     final = sample(Engine(never, never.vocabulary), blank(never, 3, span=4), settings)
     assert [len(read(final, never.vocabulary, s)) for s in final.spans] == [0, 0, 0]
+
+
+def test_the_length_of_what_is_continued_is_drawn_first_too():
+    """Given how a text begins its end follows the law of such texts, however many tokens go at a step."""
+    law = toy.lengths([0.1, 0.4, 0.2, 0.3], span=4)
+    hidden = np.array([False, True, True, True])
+    row = Row((Segment("text", np.array([1]), True, 4, hidden),))
+    canvas = Composer(law.vocabulary, 8).compose([[row]] * 1500)
+    filled = sample(Engine(law, law.vocabulary), canvas, {"text": Settings(RandomOrder(steps=1))})
+    found = [len(read(filled, law.vocabulary, span)) for span in filled.spans]
+    assert agrees(np.bincount(found, minlength=4), np.array([0, 4, 2, 3]) / 9)
 
 
 @pytest.mark.parametrize("sampler", EVERY, ids=repr)
@@ -382,8 +394,14 @@ def test_blocks_come_one_after_the_other():
     assert turns(one, [0, 1, 2, 3, 7]) == [[0], [1], [2], [3], [7]]
     assert turns(Blockwise(block=2, inner=linear), [1, 6, 7]) == [[1], [6], [7]]
     # So many steps in all are shared by the blocks, at least one each.
-    assert [len(t) for t in turns(Blockwise(block=4, inner=linear, steps=5), range(8))] == [2, 1, 1, 2, 1, 1]
-    assert [len(t) for t in turns(Blockwise(block=4, inner=linear, steps=1), range(8))] == [4, 4]
+    assert [len(t) for t in turns(Blockwise(block=4, inner=linear, steps=7), range(8))] == [2, 1, 1, 2, 1, 1]
+    # Never more steps than were asked for: blocks are wider where there are too many.
+    assert [len(t) for t in turns(Blockwise(block=4, inner=linear, steps=1), range(8))] == [8]
+    assert [len(t) for t in turns(Blockwise(block=1, inner=linear, steps=3), range(8))] == [3, 3, 2]
+    # What may idle has all the steps of its share.
+    idle = Blockwise(block=4, inner=Remasking(steps=16), steps=64)
+    begins_BK = timetable(idle, np.ones((1, 8), bool), np.arange(8)[None], np.zeros((1, 8), int))[2]
+    assert begins_BK.tolist() == [[0, 32, 64]]
     # A sampler that takes as many steps as it needs goes on to the next block when one is full.
     assert turns(Blockwise(block=3, inner=Threshold(0.5)), range(8)) == [[0, 1, 2], [3, 4, 5], [6, 7]]
     # Its limit is that of all blocks together.
@@ -467,7 +485,7 @@ def test_what_cannot_be_sampled_is_an_error():
     for bad in ({"temperature": -1}, {"min_p": 1.0}, {"repetition": 0.5}, {"temperature": Course(1, -1)},
                 {"temperature": Course(1, 1, 0.2, 0.8, outside=-1)}, {"temperature": float("nan")},
                 {"guidance": float("inf"), "temperature": 0}):  # fmt: skip
-        with pytest.raises(UsageError, match="temperature"):
+        with pytest.raises(UsageError, match=rf"{next(iter(bad))}=.* must be"):
             Settings(RandomOrder(), **bad)
     with pytest.raises(UsageError, match="begin"):
         Course(1, 1, 0.5, 0.5)

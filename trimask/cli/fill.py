@@ -24,7 +24,9 @@ def fill(
     mask: Annotated[Path | None, typer.Option(help="A picture of the same size; its white part is filled.")] = None,
     interval: Annotated[str | None, typer.Option(help="START,END in seconds; an END after the end goes on.")] = None,
     missing: Annotated[list[str] | None, typer.Option(help="A kind to make from nothing: image, speech, ...")] = None,
-    size: Annotated[str, typer.Option(help="Pixels of a missing image: 32, or WIDTHxHEIGHT.")] = "32",
+    size: Annotated[
+        str | None, typer.Option(help="Pixels of a missing image: 32 (which it is by default), or WIDTHxHEIGHT.")
+    ] = None,
     seconds: Annotated[
         str | None,
         typer.Option(help="Length of missing speech, or of what replaces the interval; any: the model decides."),
@@ -60,7 +62,9 @@ def fill(
         options.check_output(output, tuple(s for allowed in options.FILES.values() for s in allowed))
     cut = options.numbers(box, 4, "--box") if box else None
     times = options.numbers(interval, 2, "--interval", float) if interval else None
-    pixels = options.size(size)
+    if size is not None and "image" not in (missing or ()):
+        raise UsageError("--size is of an image that is made from nothing: --missing image")
+    pixels = options.size(size or options.SIDE)
     loaded = options.load(model, device, dtype)
     with options.progress("filling") as on_step:
         made = loaded.fill(

@@ -25,7 +25,9 @@ def generate(
     model: ModelName = "nano",
     n: Annotated[int, typer.Option("-n", help="Number of results; files are numbered.", min=1)] = 1,
     seed: Seed = 0,
-    size: Annotated[str, typer.Option(help="Pixels of an image: 32, or WIDTHxHEIGHT.")] = "32",
+    size: Annotated[
+        str | None, typer.Option(help="Pixels of an image: 32 (which it is by default), or WIDTHxHEIGHT.")
+    ] = None,
     voice: Annotated[str | None, typer.Option(help="Who speaks, by a name the model was trained with.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Length of the speech; by default the model decides.")] = None,
     negative: Annotated[str | None, typer.Option(help="A text that guidance pushes away from.")] = None,
@@ -57,7 +59,10 @@ def generate(
     options.check_output(output, (*options.FILES[kind], ".html"))
     if kind == "text" and negative is not None:
         raise UsageError("--negative is for pictures and speech: a text has no other text as its condition")
-    pixels = options.size(size)
+    options.belongs("image", kind, size=size)
+    options.belongs("speech", kind, voice=voice, seconds=seconds)
+    options.belongs("text", kind, length=length)
+    pixels = options.size(size or options.SIDE)
     loaded = options.load(model, device, dtype, weaker)
     replay = options.replay(loaded) if watch or replayed else None
     with options.progress(f"making {kind}", replay, watch) as on_step:

@@ -30,7 +30,10 @@ from trimask.cli import (
 from trimask.core.errors import TrimaskError
 from trimask.studies import STUDIES
 
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+DISK_ERRORS = (
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.EEXIST, errno.ENOTDIR,
+    errno.EISDIR, errno.ENAMETOOLONG,
+)  # fmt: skip
 INTERRUPTED = 130
 """Exit code after an interrupt, as shells have it."""
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from trimask.hub.model import Model
     from trimask.hub.replay import Replay
 
+SIDE = "32"
+"""Pixels of an image, unless said."""
 IMAGE_FILES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 AUDIO_FILES = (".wav", ".flac", ".ogg")
 TEXT_FILES = (".txt",)
@@ -145,9 +147,21 @@ def seconds(text: str | None) -> float | str | None:
 
 
 def check_output(path: Path | None, allowed: tuple[str, ...]) -> None:
-    """Refuse an output file of the wrong kind before any work is done."""
-    if path is not None and path.suffix.lower() not in allowed:
-        raise UsageError(f"--output {path}: the name must end in {', '.join(allowed)}")
+    """Refuse an output file of the wrong kind, or one that cannot be there, before any work is done."""
+    if path is None:
+        return
+    if path.suffix.lower() not in allowed:
+        raise UsageError(f"--output {path}: the name must end in {', '.join(dict.fromkeys(allowed))}")
+    above = next((p for p in path.parents if p.exists()), path.parent)
+    if path.is_dir() or not above.is_dir():
+        what = f"{path} is a folder" if path.is_dir() else f"{above} is no folder"
+        raise UsageError(f"--output {path}: {what}; name a file that can be written")
+
+
+def belongs(kind: str, made: str, **stated: object) -> None:
+    """Raises `UsageError` where an option that only `kind` has was stated for another one."""
+    if made != kind and (given := [name for name, value in stated.items() if value is not None]):
+        raise UsageError(f"--{given[0]} is for {kind}; this makes {made}")
 
 
 def write(kind: str, value: Any, path: Path | None) -> None:

@@ -6,12 +6,10 @@ from torch import Tensor
 
 from trimask.core.errors import UsageError
 from trimask.diffusion.samplers import Score
-from trimask.diffusion.settings import Settings
+from trimask.diffusion.settings import COLDEST, Settings
 
 HARMLESS = 60.0
 """Size of a logit whose exponential, and that of a hundred thousand like it together, fp32 holds with room to spare."""
-COLDEST = 1e-3
-"""Temperatures between 0 and this, on a course, are taken as this: they divide."""
 WIDE = 1024
 """Ids beyond which the cumulated sum goes block by block."""
 

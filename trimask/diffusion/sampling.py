@@ -133,21 +133,22 @@ class Engine:
     ) -> tuple[Canvas, Tensor]:
         """Draw where each free span ends, before anything in it: END there and FILL behind it.
 
-        Of a span that is wholly masked, the probabilities of END at its units are the law of its length, so this is
-        exact for an exact model. Token by token, one wrong code far behind would make a long span of a short
-        one. One evaluation for every free span of the fullest row; guidance does not act on lengths. What is before
-        the end can be neither END nor FILL any more.
+        Of a span that is masked from some unit on, whatever is given before, the probabilities of END at its masked
+        units are the law of its length, so this is exact for an exact model. Token by token, one wrong code far behind
+        would make a long span of a short one. One evaluation for every free span of the fullest row; guidance does not
+        act on lengths. What is before the end can be neither END nor FILL any more.
         """
         v, ends_BL = self.vocabulary, ends_BL.clone()
         for turn in range(canvas.shape[1]):
             ids_BL = canvas.ids_BL
-            spans = {s.row: s for s in reversed(canvas.spans) if s.free and self._is_masked(ids_BL, s)}
+            spans = {s.row: s for s in reversed(canvas.spans) if s.free and self._open(ids_BL, s) is not None}
             if not spans:
                 break
             log_p_BL = torch.full(canvas.shape, -torch.inf, device=ids_BL.device)
             first_BL = torch.zeros_like(canvas.maskable_BL)
             for span in spans.values():
                 first_BL[span.row, _first_tokens(span)] = True
+            first_BL &= ids_BL == v.mask
             first_BL &= ends_BL
             asked = queries(canvas, first_BL, v)
             for query, logits_NA in zip(asked, self.denoiser(canvas, asked), strict=True):
@@ -169,8 +170,14 @@ class Engine:
             canvas = canvas.with_ids(ids_BL)
         return canvas, ends_BL
 
-    def _is_masked(self, ids_BL: Tensor, span: Span) -> bool:
-        return bool((ids_BL[span.row, span.start : span.start + span.length] == self.vocabulary.mask).all())
+    def _open(self, ids_BL: Tensor, span: Span) -> int | None:
+        """The unit from which on a span is masked, where nothing before it is; None where nothing is, or holes are."""
+        masked_UX = (
+            ids_BL[span.row, span.start : span.start + span.length].view(span.shape[0], -1) == self.vocabulary.mask
+        )
+        whole_U = masked_UX.all(1)
+        known = int((~masked_UX.any(1)).sum())
+        return known if known < len(whole_U) and bool(whole_U[known:].all()) else None
 
     @torch.inference_mode()
     def step(self, state: State) -> State:

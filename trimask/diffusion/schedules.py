@@ -74,6 +74,6 @@ def by_name(name: str) -> Schedule:
         return Polynomial(1.0)
     if name == "cosine":
         return Cosine()
-    if match := re.fullmatch(r"poly(\d+(?:\.\d+)?)", name):
+    if (match := re.fullmatch(r"poly(\d+(?:\.\d+)?)", name)) and float(match[1]) > 0:
         return Polynomial(float(match[1]))
     raise UsageError(f"no noise schedule {name!r}; use linear, cosine or polyP, for example poly2")

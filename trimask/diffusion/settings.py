@@ -1,6 +1,7 @@
 """How the tokens of one modality are drawn and in which order they are revealed."""
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,7 +48,7 @@ def at(number: Number, progress_B: np.ndarray) -> np.ndarray:
 def _values(number: Number) -> tuple[float, ...]:
     """Its ends, and what it is outside."""
     if not isinstance(number, Course):
-        return (float(number),)
+        return (number,)
     return (number.first, number.last, *(() if number.outside is None else (number.outside,)))
 
 
@@ -77,14 +78,30 @@ class Settings:
         return any(_values(self.guidance))
 
     def __post_init__(self):
+        if not isinstance(self.sampler, Sampler):
+            raise UsageError(f"sampler={self.sampler!r} is no sampler: give one with its settings, or its name")
         if not isinstance(self.cache, Cache | None):
             raise UsageError(f"cache={self.cache!r} is no cache: write its name, as changed:every=8")
-        if not all(map(math.isfinite, (*_values(self.temperature), *_values(self.guidance)))):
-            raise UsageError(f"temperature={self.temperature} and guidance={self.guidance} must be finite numbers")
-        fine = min(_values(self.temperature)) >= 0 and self.repetition >= 1 and self.top_k >= 0
-        if not (fine and 0 < self.top_p <= 1 and 0 <= self.min_p < 1):
-            raise UsageError(
-                "sampling needs temperature >= 0, 0 < top_p <= 1, top_k >= 0, 0 <= min_p < 1 and repetition >= 1; got "
-                f"temperature={self.temperature}, top_p={self.top_p}, top_k={self.top_k}, min_p={self.min_p}, "
-                f"repetition={self.repetition}"
-            )
+        for name, (fine, must) in _RULES.items():
+            value = getattr(self, name)
+            numbers = _values(value) if isinstance(value, Course) else (value,)
+            if not all(_is_number(x) and fine(x) for x in numbers):
+                raise UsageError(f"{name}={value!r} must be {must}")
+
+
+COLDEST = 1e-3
+"""Temperatures between 0 and this divide logits beyond what numbers hold."""
+STRONGEST = 1e3
+_RULES: Mapping[str, tuple[Callable[[float], bool], str]] = {
+    "temperature": (lambda x: x == 0 or COLDEST <= x <= 1 / COLDEST, f"0, or from {COLDEST} to {1 / COLDEST:g}"),
+    "top_p": (lambda x: 0 < x <= 1, "above 0 and at most 1"),
+    "top_k": (lambda x: x >= 0 and x == int(x) and isinstance(x, int), "a whole number, 0 or more"),
+    "min_p": (lambda x: 0 <= x < 1, "0 or more and below 1"),
+    "repetition": (lambda x: 1 <= x <= STRONGEST, f"from 1 to {STRONGEST:g}"),
+    "guidance": (lambda x: abs(x) <= STRONGEST, f"a number of size {STRONGEST:g} at most"),
+}
+"""What each number of `Settings` has to be."""
+
+
+def _is_number(x: object) -> bool:
+    return isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x)

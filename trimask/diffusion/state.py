@@ -137,7 +137,10 @@ def timetable(
     Number of each token's phase (B, L), -1 of other tokens; tokens of each phase (B, K); steps at which phases begin
     and the last ends (B, K + 1). A sampler without phases has one.
     """
-    phase_BL = sampler.phase(unit_BL, level_BL) if isinstance(sampler, Phases) else np.zeros_like(unit_BL)
+    phase_BL = np.zeros_like(unit_BL)
+    if isinstance(sampler, Phases):
+        count_B1 = 1 + np.where(mine_BL, unit_BL, 0).max(1, keepdims=True)
+        phase_BL = sampler.phase(unit_BL, level_BL, count_B1)
     found = np.unique(phase_BL[mine_BL])
     place_BL = np.searchsorted(found, phase_BL).clip(max=len(found) - 1)
     total_BK = np.zeros((len(mine_BL), len(found)), np.int64)

@@ -217,6 +217,8 @@ def _sampler_json(sampler: Sampler) -> dict[str, Any]:
 
 def from_json(values: Mapping[str, Any], where: str) -> Defaults:
     """Read `sampling.json`; `ArtifactError` names the file and the entry that does not fit."""
+    if not isinstance(values, dict):
+        raise ArtifactError(f"{where} must be an object with 'settings', not {type(values).__name__}")
     presets, measured = values.get("presets", {}), values.get("measured", {})
     tables = [values.get("settings"), measured, *(presets.values() if isinstance(presets, dict) else (presets,))]
     if not all(isinstance(table, dict) for table in tables):
@@ -243,7 +245,7 @@ def settings_of(values: Any, where: str) -> Settings:
                 rest[name] = _cache(rest[name]) if name == "cache" else number(name, rest[name])
         return Settings(_sampler(values["sampler"]), **rest)
     except (KeyError, TypeError, ValueError, AttributeError) as e:
-        raise ArtifactError(f"{where}: cannot be read: {e!r}") from None
+        raise ArtifactError(f"{where}: cannot be read: {e if isinstance(e, UsageError) else repr(e)}") from None
 
 
 def _sampler(values: Mapping[str, Any]) -> Sampler:

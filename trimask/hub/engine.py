@@ -4,7 +4,7 @@ A row is padded to one of a few lengths that depend on the row alone, all multip
 its result does not depend on what else is in its batch (in fp32 on the CPU).
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from trimask.core.canvas import Canvas, Composer, Query, Row, Segment, read
 from trimask.core.errors import UsageError
 from trimask.core.memory import Memory
-from trimask.core.modality import Vocabulary
+from trimask.core.modality import KINDS, Vocabulary
 from trimask.diffusion.bounds import Bound, Plan, bounds
 from trimask.diffusion.sampling import Engine, Progress, sample
 from trimask.diffusion.settings import Settings
@@ -33,8 +33,8 @@ back each time: on the CPU 40 % of the time of scoring went into that (dev/LOG.m
 """
 
 OnStep = Callable[[Progress], None]
-SettingsOf = Callable[[str], Mapping[str, Settings]]
-"""Task -> settings by modality."""
+SettingsOf = Callable[[str, Iterable[str]], Mapping[str, Settings]]
+"""Task and the modalities that are made -> settings of each."""
 
 
 def padded(length: int) -> int:
@@ -123,7 +123,8 @@ class Runner:
             canvas = composer.compose([[rows[i]] for i in numbers]).to(self.placed.home)
             other = composer.compose([[negative[i]] for i in numbers]).to(self.placed.home) if negative else None
             keys = [rows[i].key for i in numbers]
-            canvas = self.fill(canvas, settings_of(task), seed, keys, on_step, other)
+            made = {KINDS[s.kind] for s in canvas.spans if s.target}
+            canvas = self.fill(canvas, settings_of(task, made), seed, keys, on_step, other)
             for span in canvas.spans:
                 if span.target:
                     out[numbers[span.row]][span.kind] = read(canvas, self.vocabulary, span)

@@ -6,6 +6,7 @@ from typing import Any
 
 from trimask.core.canvas import Row
 from trimask.core.errors import UsageError
+from trimask.data.tasks import VOICE
 from trimask.hub import holes, media
 from trimask.hub.layout import Layout, Size, Target, task_of
 from trimask.hub.media import ImageLike
@@ -57,8 +58,13 @@ def _wanted(request: Request, raws: Mapping[str, Any], layout: Layout) -> list[s
     for grid, option in (("plane", "box or mask"), ("frames", "interval")):
         if request.cuts[grid] and grid not in [grids[k] for k in raws]:
             raise UsageError(f"{option} says what to fill, but there is no part that it belongs to")
-    if double := [k for k in request.missing if k in raws]:
-        raise UsageError(f"{double[0]} is both given and missing")
+    for number, kind in enumerate(request.missing):
+        if kind in raws or kind in request.missing[:number]:
+            raise UsageError(f"{kind} is {'both given and' if kind in raws else 'twice'} missing")
+        if kind == VOICE:
+            raise UsageError("a voice is not made: name one with voice, or leave it out and the model chooses")
+    if request.size.seconds is not None and "frames" not in grids.values():
+        raise UsageError("seconds are the length of a sound: this request has none")
     return [k for k, raw in raws.items() if request.cuts[grids[k]] or _holed(raw)] + list(request.missing)
 
 

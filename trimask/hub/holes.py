@@ -18,6 +18,8 @@ import numpy as np
 
 from trimask.core.errors import UsageError
 
+MOST = 100_000
+"""Units of a part beyond which nothing is tried: rows of a training are shorter by far."""
 HOLE = re.compile(r" ?(?<!\\)\[(?:(?P<count>\d+)|(?P<free>\.\.\.|…)|(?P<blank>_+))\]")
 _ESCAPED = re.compile(r"\\(\[(?:\d+|\.\.\.|…|_+)\])")
 
@@ -40,6 +42,8 @@ def template(text: str) -> Template:
     pieces.append(text[at:])
     if 0 in holes:
         raise UsageError(f"a hole of [0] tokens in {text!r} leaves nothing to fill")
+    if (largest := max((n or 0 for n in holes), default=0)) > MOST:
+        raise UsageError(f"a hole of {largest} tokens is longer than any row that a model is trained on")
     if holes.count(None) > 1:
         raise UsageError(f"{text!r} has two holes of free length; give all but one a number, as in [3]")
     return Template(tuple(plain(p) for p in pieces), tuple(holes))
@@ -91,11 +95,13 @@ def frames(count: int, rate: float, interval: Sequence[float]) -> np.ndarray:
 
     T is `count`, or more where the interval ends behind the clip: the clip is then continued.
     """
-    if len(interval) != 2 or not 0 <= interval[0] < interval[1]:
+    if len(interval) != 2 or not 0 <= interval[0] < interval[1] < math.inf:
         raise UsageError(f"an interval is two times in seconds, start before end; got {tuple(interval)}")
     # A time that is meant to be a frame's edge may be off by rounding.
     start, end = round(interval[0] * rate, 6), round(interval[1] * rate, 6)
     if start > count:
         raise UsageError(f"the interval starts at {interval[0]:g} s, but the clip ends at {count / rate:.2f} s")
+    if end > MOST:
+        raise UsageError(f"the interval ends at {interval[1]:g} s, behind any row that a model is trained on")
     number = np.arange(max(count, math.ceil(end)))
     return (number + 1 > start) & (number < end)

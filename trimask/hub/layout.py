@@ -18,7 +18,7 @@ from trimask.core.item import Audio
 from trimask.core.modality import KINDS, Modality, Vocabulary, task_name
 from trimask.data.tasks import VOICE, Parts, Task, lay
 from trimask.hub.defaults import Defaults
-from trimask.hub.holes import Template
+from trimask.hub.holes import MOST, Template
 from trimask.tokenizers.contract import Tokenizer
 
 SPEECH_SECONDS = (0.6, 0.12)
@@ -27,6 +27,8 @@ HOLE_LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16)
 """Lengths in tokens that are tried for a hole of free length inside a text."""
 STRETCHES = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 """Lengths, as shares of what was there, that are tried for a hole of free length inside a sound."""
+LONGEST = 300
+"""Seconds of a sound beyond which nothing is tried: rows of a training are shorter by far."""
 ANY = "any"
 """Seconds of a hole whose length the model decides."""
 _PROBE_RATE = 16_000
@@ -124,8 +126,8 @@ class Layout:
             return Target(np.zeros(shape, np.int32))
         exact = size.length if m.grid == "line" else self.units(kind, size.seconds)
         if exact is not None:
-            if exact < 1:
-                raise UsageError(f"a {kind} of {exact} units has nothing to fill")
+            if not 1 <= exact <= MOST:
+                raise UsageError(f"a {kind} of {exact} units has {'nothing to fill' if exact < 1 else 'no room'}")
             return Target(self._empty(m, exact))
         least = self._room(kind, spoken) if m.grid == "frames" and spoken else None
         return Target(self._empty(m, 0), self.span(kind, task, least))
@@ -202,6 +204,8 @@ class Layout:
             raise UsageError(f"seconds are a number or {ANY!r}, got {seconds!r}")
         if not 0 < seconds < math.inf:
             raise UsageError(f"a {kind} of {seconds:g} seconds has nothing to fill, or no end")
+        if seconds > LONGEST:
+            raise UsageError(f"{seconds:g} seconds of {kind} are more than any model here is trained on ({LONGEST})")
         silence = Audio(np.zeros(max(1, round(seconds * _PROBE_RATE)), np.float32), _PROBE_RATE)
         return len(self.encode(kind, [silence])[0])
 

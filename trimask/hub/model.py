@@ -30,11 +30,11 @@ from trimask.core.item import Audio, Item
 from trimask.core.modality import KINDS, Vocabulary
 from trimask.data.tasks import VOICE, Task
 from trimask.diffusion.bounds import Bound, Plan, by_count, by_time
-from trimask.diffusion.settings import Settings
 from trimask.hub import filling, media
 from trimask.hub.bundle import Bundle, find, load_bundle
 from trimask.hub.defaults import Defaults, Overrides
-from trimask.hub.engine import OnStep, Placed, Runner
+from trimask.hub.engine import OnStep, Placed, Runner, SettingsOf
+from trimask.hub.holes import MOST
 from trimask.hub.layout import Layout, Size, Target, keyed, task_of
 from trimask.hub.media import AudioLike, ImageLike
 
@@ -398,8 +398,8 @@ class Model:
         if n < 1:
             raise UsageError(f"n must be at least 1, got {n}")
         if negative or self.runner.engine.weaker:
-            own = [self._settings(options)(r.task)[KINDS[kind]].guidance for r in rows]
-            if not any(own):
+            own = [self._settings(options)(r.task, [KINDS[kind]])[KINDS[kind]] for r in rows]
+            if not any(settings.guided for settings in own):
                 raise UsageError(f"guidance of {kind} is 0: it goes away from nothing; pass guidance, for example 2")
         copies = numbered([r for r in rows for _ in range(n)])
         others = [r for r in negative for _ in range(n)] if negative else None
@@ -411,25 +411,26 @@ class Model:
     def _show(self, kind: str, codes: Sequence[np.ndarray]) -> list[Any]:
         return [media.SHOW[KINDS[kind]](raw) for raw in self.layout.decode(kind, codes)]
 
-    def _settings(self, options: Overrides):
-        def of(task: str) -> dict[str, Settings]:
-            names = [m.name for m in self.vocabulary.modalities]
-            return {m: self.bundle.defaults.of(task, m, options) for m in names}
-
-        return of
+    def _settings(self, options: Overrides) -> SettingsOf:
+        return lambda task, made: {m: self.bundle.defaults.of(task, m, options) for m in made}
 
     def _rest(self, codes: np.ndarray, length: int | None) -> Target:
         if length is None:
             return self.layout.continued(codes, "text", "text")
         if length <= len(codes):
             raise UsageError(f"the prompt has {len(codes)} tokens; a text of length={length} leaves nothing to write")
+        if length > MOST:
+            raise UsageError(f"length={length} is longer than any row that a model is trained on")
         padded = np.concatenate([codes, np.zeros(length - len(codes), np.int32)])
         return Target(padded, None, np.arange(length) >= len(codes))
 
     def _fill_canvas(self, canvas: Canvas, seed: int, on_step: OnStep | None, options: Overrides) -> Canvas:
         home = canvas.ids_BL.device
         canvas = canvas.to(self.runner.placed.home)
-        return self.runner.fill(canvas, self._settings(options)("any"), seed, None, on_step).to(home)
+        made = {m.name for m in self.vocabulary.modalities}
+        if canvas.spans:
+            made = {KINDS[s.kind] for s in canvas.spans if s.target}
+        return self.runner.fill(canvas, self._settings(options)("any", made), seed, None, on_step).to(home)
 
     def _fill_row(self, row: Row, seed: int, on_step: OnStep | None, options: Overrides) -> Row:
         made = self.runner.complete([row], self._settings(options), seed, on_step)[0]

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -15,6 +16,8 @@ class Ancestral(Sampler):
 
     Exact in the limit of many steps: two tokens revealed together are drawn independently.
     """
+
+    idles: ClassVar[bool] = True
 
     steps: int = 64
     schedule: str = "linear"

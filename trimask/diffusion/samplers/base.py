@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -83,6 +83,8 @@ class Sampler(ABC):
     """Whether filled tokens are scored again at every step."""
     remasks: ClassVar[bool] = False
     """Whether a row may go on when nothing in it is masked."""
+    idles: ClassVar[bool] = False
+    """Whether it may take more steps than there are tokens: at some of them nothing is revealed."""
 
     @property
     def score(self) -> Score | None:
@@ -104,15 +106,23 @@ class Sampler(ABC):
 
 
 def require(sampler: Sampler, **limits: tuple[float, float] | Sequence[str]) -> None:
-    """Raises `UsageError` where a setting is outside of (least, most), or none of the names it can be."""
+    """Raises `UsageError` where a setting is outside of (least, most), none of the names it can be, or of another type.
+
+    A setting whose default is a whole number is one.
+    """
+    defaults = {f.name: f.default for f in fields(sampler)}  # pyright: ignore[reportArgumentType]
     for name, allowed in limits.items():
-        value, what = getattr(sampler, name), f"{type(sampler).__name__}: {name}={getattr(sampler, name)}"
-        if isinstance(value, str):
+        value, what = getattr(sampler, name), f"{type(sampler).__name__}: {name}={getattr(sampler, name)!r}"
+        if isinstance(allowed[0], str):
             if value not in allowed:
                 raise UsageError(f"{what} must be one of {', '.join(map(str, allowed))}")
-        elif not float(allowed[0]) <= value <= float(allowed[1]):
+            continue
+        whole = isinstance(defaults[name], int)
+        fine = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+        if not fine or not math.isfinite(value) or not float(allowed[0]) <= value <= float(allowed[1]):
             most = f" and at most {allowed[1]:g}" if float(allowed[1]) < math.inf else ""
-            raise UsageError(f"{what} must be at least {allowed[0]:g}{most}")
+            kind = "a whole number" if whole else "a number"
+            raise UsageError(f"{what} must be {kind}, at least {allowed[0]:g}{most}")
 
 
 def left(counts: str, view: View) -> Int[Tensor, " B"]:

@@ -15,9 +15,10 @@ from trimask.diffusion.samplers.confidence import Confidence
 class Phases(Sampler):
     """Only tokens of the current phase may be revealed, by the sampler `inner`, which begins anew in each.
 
-    A phase takes the steps of the inner sampler for its tokens, or its share of `steps` where that is not 0, rounded
-    up; where the inner sampler is adaptive, the next phase begins when the phase is full. Phases without tokens take
-    no steps. The engine shows the inner sampler one phase at a time.
+    A phase takes the steps of the inner sampler for its tokens, or its share of `steps` where that is not 0: at least
+    one, and no more than its tokens but of an inner sampler that may idle. Where the inner sampler is adaptive, the
+    next phase begins when the phase is full. Phases without tokens take no steps. The engine shows the inner sampler
+    one phase at a time.
     """
 
     inner: Sampler = field(default_factory=lambda: Confidence(steps=16, counts="linear"))
@@ -25,18 +26,24 @@ class Phases(Sampler):
 
     def __post_init__(self):
         require(self, steps=(0, math.inf))
+        if not isinstance(self.inner, Sampler):
+            raise UsageError(f"{type(self).__name__}: inner={self.inner!r} must be a sampler")
         if isinstance(self.inner, Phases):
             raise UsageError(f"{type(self).__name__}: the inner sampler has phases of its own; choose a plain one")
 
     @abstractmethod
-    def phase(self, unit_BL: np.ndarray, level_BL: np.ndarray) -> np.ndarray:
-        """int64 (B, L), 0 or more: phase of each token, by its grid unit from the first to be filled, and its level."""
+    def phase(self, unit_BL: np.ndarray, level_BL: np.ndarray, count_B1: np.ndarray) -> np.ndarray:
+        """int64 (B, L), 0 or more: phase of each token, by its grid unit from the first to be filled, and its level.
+
+        `count_B1` is the number of units from the first to the last that is to be filled, in each row.
+        """
 
     def lengths(self, total_BK: np.ndarray) -> np.ndarray:
         """int64 (B, K): steps of each phase of so many tokens."""
         if self.steps and not self.adaptive:
             phases_B1 = np.maximum((total_BK > 0).sum(1, keepdims=True), 1)
-            return np.minimum(-(-self.steps // phases_B1), total_BK)
+            share_B1 = np.maximum(self.steps // phases_B1, 1)
+            return np.where(total_BK > 0, share_B1, 0) if self.inner.idles else np.minimum(share_B1, total_BK)
         return self.inner.length(total_BK)
 
     @property
@@ -56,7 +63,10 @@ class Phases(Sampler):
 
 @dataclass(frozen=True)
 class Blockwise(Phases):
-    """Blocks of so many grid units (tokens, frames) from left to right, counted from the first that is to be filled."""
+    """Blocks of so many grid units (tokens, frames) from left to right, counted from the first that is to be filled.
+
+    Where `steps` are fewer than the blocks, blocks are wider: each takes a step.
+    """
 
     block: int = 32
 
@@ -64,8 +74,11 @@ class Blockwise(Phases):
         super().__post_init__()
         require(self, block=(1, math.inf))
 
-    def phase(self, unit_BL: np.ndarray, level_BL: np.ndarray) -> np.ndarray:
-        return np.maximum(unit_BL, 0) // self.block
+    def phase(self, unit_BL: np.ndarray, level_BL: np.ndarray, count_B1: np.ndarray) -> np.ndarray:
+        block_B1 = np.full_like(count_B1, self.block)
+        if self.steps and not self.adaptive:
+            block_B1 = np.maximum(block_B1, -(-count_B1 // self.steps))
+        return np.maximum(unit_BL, 0) // block_B1
 
 
 @dataclass(frozen=True)
@@ -75,5 +88,5 @@ class LevelOrdered(Phases):
     Of a picture in patches, one place of all patches after the other.
     """
 
-    def phase(self, unit_BL: np.ndarray, level_BL: np.ndarray) -> np.ndarray:
+    def phase(self, unit_BL: np.ndarray, level_BL: np.ndarray, count_B1: np.ndarray) -> np.ndarray:
         return level_BL

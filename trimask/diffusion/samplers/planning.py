@@ -21,6 +21,7 @@ class Planning(Sampler):
 
     rescores: ClassVar[bool] = True
     remasks: ClassVar[bool] = True
+    idles: ClassVar[bool] = True
 
     steps: int = 64
     counts: str = "linear"

@@ -21,6 +21,7 @@ class Remasking(Sampler):
     """
 
     remasks: ClassVar[bool] = True
+    idles: ClassVar[bool] = True
 
     steps: int = 64
     schedule: str = "linear"
