@@ -14,21 +14,35 @@ from trimask.core.errors import DataError, TrainingError, UsageError
 from trimask.core.item import Item
 from trimask.data.readers.detect import read as read_source
 from trimask.data.readers.source import parse
-from trimask.diffusion.samplers import RandomOrder
+from trimask.diffusion.samplers import Ancestral, Blockwise, RandomOrder
 from trimask.diffusion.settings import Settings
 from trimask.evaluation.image import ClassDrawing, SceneDrawing
 from trimask.evaluation.judges import Judge
 from trimask.evaluation.sets import EvaluationSet
 from trimask.evaluation.table import Result
-from trimask.evaluation.writing import Cloze, Writing
+from trimask.evaluation.writing import UNDER_KNESER_NEY, Cloze, Writing
 from trimask.hub.defaults import BALANCED, settings_json
 from trimask.hub.model import Model
 from trimask.studies import tuning
 from trimask.studies.conduct import held
-from trimask.studies.presets import BEST, FAST, Trial, defaults_of, finalists, frontier, presets, report_of, said
-from trimask.studies.tuning import QUALITY, TuneConfig, counted, space, tunable, tune
+from trimask.studies.presets import (
+    BEST,
+    CONFIRMED,
+    FAST,
+    MEASURED,
+    SEARCHED,
+    Trial,
+    by_passes,
+    defaults_of,
+    finalists,
+    frontier,
+    presets,
+    report_of,
+    said,
+)
+from trimask.studies.tuning import QUALITY, TuneConfig, canonical, counted, space, tunable, tune
 
-SMALL = TuneConfig(trials=4, items=2, finalists=3, final=3)
+SMALL = TuneConfig(trials=4, items=2, finalists=3, final=3, fixed=0.2)
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +56,9 @@ def scenes() -> EvaluationSet:
     return EvaluationSet("scenes", "validation", items)
 
 
-def trial(quality: float, cost: float, error: float = 0.01, final: bool = False, **options) -> Trial:
-    settings = settings_json(Settings(RandomOrder(steps=int(cost)), temperature=quality))
-    return Trial("text>image", "x", options, settings, final, 8, "right", quality, error, cost, cost, 0.1)
+def trial(quality: float, cost: float, error: float = 0.01, stage: str = SEARCHED, **options) -> Trial:
+    settings = settings_json(Settings(RandomOrder(steps=int(cost)), temperature=0.5 + int(cost) / 1000))
+    return Trial("text>image", "x", options, settings, stage, 8, "right", quality, error, cost, cost, 0.1)
 
 
 def test_a_trial_that_a_cheaper_one_matches_is_beaten():
@@ -55,6 +69,10 @@ def test_a_trial_that_a_cheaper_one_matches_is_beaten():
     e = replace(b, error=0.14)
     assert frontier([a, b, d], slack=1.0) == [a, d]
     assert frontier([a, e, d], slack=1.0) == [a, e, d]
+    # What is the same is there once; by passes a cached one is as dear as without a cache.
+    cached = replace(c, cost=2.0, quality=0.45)
+    assert frontier([a, replace(a, seconds=9.0), cached]) == [cached, a]
+    assert frontier([a, cached], price=by_passes) == [a]
 
 
 def test_finalists_are_the_best_the_quick_and_the_frontier():
@@ -76,7 +94,10 @@ def test_finalists_are_the_best_the_quick_and_the_frontier():
         ({4: 0.7, 16: 0.75, 32: 0.8, 64: 0.81}, (16, 32, 64)),
         ({32: 0.8, 64: 0.83}, (64, 64, 64)),
         ({4: 0.9, 64: 0.83}, (4, 4, 4)),
-        ({4: 0.3, 12: 0.3, 64: 0.83}, (4, 64, 64)),
+        # Too far: then there is no quick one.
+        ({4: 0.3, 12: 0.3, 64: 0.83}, (64, 64, 64)),
+        # Of two that noise cannot tell apart the one with a quick partner is best.
+        ({16: 0.8, 32: 0.82, 64: 0.815}, (16, 16, 64)),
     ],
 )
 def test_presets_by_hand(qualities: dict, expected: tuple):
@@ -93,9 +114,9 @@ def test_fast_is_not_what_balanced_beats():
 def test_defaults_keep_what_was_not_tuned_and_say_what_was_measured(model):
     own = {"fast": {"text": Settings(RandomOrder())}}
     before = replace(model.bundle.defaults, measured={"text": {"metric": "x"}}, presets=own)
-    finals = [trial(0.79, 4, final=True), trial(0.81, 64, final=True)]
+    finals = [trial(0.79, 4, stage=MEASURED), trial(0.81, 64, stage=MEASURED)]
     made = defaults_of(before, [[trial(0.9, 1), *finals]], fewer=4, loss=0.02)
-    assert made.settings == {**before.settings, "text>image": Settings(RandomOrder(steps=4), temperature=0.79)}
+    assert made.settings == {**before.settings, "text>image": Settings(RandomOrder(steps=4), temperature=0.504)}
     assert set(made.presets) == {FAST, BEST} and set(made.presets["fast"]) == {"text", "text>image"}
     assert made.presets["best"]["text>image"].sampler == RandomOrder(steps=64)
     assert made.measured["text"] == {"metric": "x"}
@@ -103,7 +124,13 @@ def test_defaults_keep_what_was_not_tuned_and_say_what_was_measured(model):
         "quality": 0.81, "error": 0.01, "passes": 64.0, "cost": 64.0, "seconds": 0.1
     }  # fmt: skip
     report = report_of([[trial(0.9, 1), *finals]], 4, 0.02)
-    assert report.tables[0][2][0][:3] == ["the model's own", "fast balanced", "0.790 +- 0.010"]
+    assert report.tables[0][2][0][:4] == ["the model's own", "fast balanced", "0.790 +- 0.010", ""]
+    # What was confirmed is what is published; the choice stays.
+    again = [trial(0.75, 4, stage=CONFIRMED), trial(0.7, 64, stage=CONFIRMED)]
+    told = defaults_of(before, [[*finals, *again]], fewer=4, loss=0.02)
+    assert told.settings == made.settings and told.presets == made.presets
+    assert [told.measured["text>image"][n]["quality"] for n in (FAST, BEST)] == [0.75, 0.7]
+    assert report_of([[*finals, *again]], 4, 0.02).tables[0][2][0][3] == "0.750 +- 0.010"
     assert said({"steps": 4, "top_p": 0.9}) == "--steps 4 --top-p 0.9"
 
 
@@ -122,9 +149,10 @@ def test_passes_and_positions_are_counted(model, options, passes, cost):
         model.image(["a red circle", "a blue star", "a red star"], **options)
     assert counter.passes == 3 * passes
     if cost is None:
-        assert 3 * 2 < counter.cost < 3 * passes
+        assert 3 * 2 < counter.shares < 3 * passes
     else:
-        assert counter.cost == pytest.approx(3 * cost)
+        assert counter.shares == pytest.approx(3 * cost)
+    assert counter.tokens == 64 and counter.seconds > 0
     assert model.runner.engine.denoiser is not counter
 
 
@@ -133,13 +161,16 @@ def test_quality_is_one_at_best_and_wants_variety():
     task, quality = QUALITY[tuning.Speaking]
     assert (task, quality(rates).value, quality(rates).error) == ("text>speech", 0.0, 0.1)
     written = {
-        "sampled words in the training vocabulary": Result("sampled words in the training vocabulary", 0.9, 5, 0.1),
+        UNDER_KNESER_NEY: Result(UNDER_KNESER_NEY, 2.5, 5, 0.25, reference=2.0),
         "distinct 2-grams": Result("distinct 2-grams", 0.4, 5, reference=0.8),
     }
     found = QUALITY[tuning.Writing][1](written)
-    assert (found.value, found.error) == (pytest.approx(0.45), pytest.approx(0.05))
+    assert (found.value, found.error) == (pytest.approx(0.4), pytest.approx(0.04))
     written["distinct 2-grams"] = Result("distinct 2-grams", 0.9, 5, reference=0.8)
-    assert QUALITY[tuning.Writing][1](written).value == 0.9
+    assert QUALITY[tuning.Writing][1](written).value == pytest.approx(0.8)
+    # More likely than real text is no better than real text.
+    written[UNDER_KNESER_NEY] = replace(written[UNDER_KNESER_NEY], value=1.0)
+    assert QUALITY[tuning.Writing][1](written).value == 1.0
     assert QUALITY[tuning.Writing][1]({"words in samples": Result("words in samples", 0, 5)}).value == 0
 
 
@@ -170,12 +201,13 @@ def test_a_search_keeps_trials_goes_on_and_makes_presets(model, scenes, tmp_path
     trials = tune(model, sections, whole, SMALL, facts)[0]
     assert trials == tuning.read(whole)
     made = defaults_of(model.bundle.defaults, [trials], 4, 0.02)
-    assert sum(not t.final for t in trials) == 4 and 3 <= sum(t.final for t in trials) <= 4
+    counts = {stage: sum(t.stage == stage for t in trials) for stage in (SEARCHED, MEASURED, CONFIRMED)}
+    assert counts[SEARCHED] == 4 and 3 <= counts[MEASURED] <= 4 and 1 <= counts[CONFIRMED] <= 3
     assert trials[0].options == {} and trials[0].settings == settings_json(
         model.bundle.defaults.of("text>image", "image", {})
     )
-    assert len({json.dumps(t.settings) for t in trials if not t.final}) == 4
-    assert {t.items for t in trials if t.final} == {3}
+    assert len({json.dumps(t.settings) for t in trials if t.stage == SEARCHED}) == 4
+    assert {t.items for t in trials if t.stage != SEARCHED} == {3} and {t.tokens for t in trials} == {64}
     assert set(made.presets) == {FAST, BEST} and made.measured["text>image"]["data"] == "scenes: drawing"
     assert json.loads((whole / "sampling.json").read_text())["presets"]["best"]["text>image"]
     assert (whole / "text-to-image.png").exists() and "--steps" in (whole / "report.html").read_text()
@@ -191,11 +223,33 @@ def test_a_search_keeps_trials_goes_on_and_makes_presets(model, scenes, tmp_path
     assert timeless[0] == timeless[1]
     # More trials are added to those that are there; those on other numbers of items are no part of the choice.
     more = tune(model, sections, cut, chz.replace(SMALL, trials=5, final=2), facts)[0]
-    assert sum(not t.final for t in more) == 5 and {t.items for t in more} == {2}
+    assert sum(t.stage == SEARCHED for t in more) == 5 and {t.items for t in more} == {2}
     assert {t.items for t in tuning.read(cut)} == {2, 3}
     # Of a set of six no more than six are asked for, and 0 is all of them.
     full = tune(model, sections, tmp_path / "full", chz.replace(SMALL, trials=3, items=0, final=99), facts)[0]
     assert {t.items for t in full} == {6} and full[0].passes == trials[0].passes
+
+
+def test_what_an_evaluation_costs_beside_what_it_computes_is_measured_once(model, scenes, tmp_path: Path):
+    config, facts = chz.replace(SMALL, fixed=None, trials=3), {"model": "m"}
+    (trials,) = tune(model, [SceneDrawing(scenes)], tmp_path, config, facts)
+    kept = json.loads((tmp_path / "tune.json").read_text())["fixed"]
+    assert 0 <= kept["scenes: drawing"] <= 1
+    assert all(t.cost == pytest.approx(t.passes) for t in trials if t.settings["cache"] is None)
+    cached = [t for t in trials if t.settings["cache"] is not None]
+    assert cached and all(kept["scenes: drawing"] * t.passes <= t.cost < t.passes for t in cached)
+    before = (tmp_path / "tune.json").read_text()
+    tune(model, [SceneDrawing(scenes)], tmp_path, config, facts)
+    assert (tmp_path / "tune.json").read_text() == before
+
+
+def test_settings_that_act_alike_are_tried_once():
+    settings = [Settings(RandomOrder(steps=n), temperature=0.0, top_p=p) for n in (64, 96) for p in (0.9, 1.0)]
+    alike = {canonical(settings_json(s), 64) for s in settings}
+    assert len(alike) == 1 and len({canonical(settings_json(s), 96) for s in settings}) == 2
+    assert len({canonical(settings_json(Settings(Ancestral(steps=n))), 64) for n in (64, 96)}) == 2
+    blocks = [Settings(Blockwise(block=1, inner=RandomOrder(steps=1), steps=n)) for n in (4, 8)]
+    assert len({canonical(settings_json(s), 64) for s in blocks}) == 2
 
 
 def test_what_does_not_fit_is_refused(model, scenes, tmp_path: Path):
@@ -205,6 +259,8 @@ def test_what_does_not_fit_is_refused(model, scenes, tmp_path: Path):
         TuneConfig(trials=2)
     with pytest.raises(UsageError, match=r"loss=-0\.1, fewer=4"):
         TuneConfig(loss=-0.1)
+    with pytest.raises(UsageError, match="fixed=2 is a share"):
+        TuneConfig(fixed=2)
     tune(model, [SceneDrawing(scenes)], tmp_path, SMALL, {"model": "m"})
     with pytest.raises(UsageError, match="holds trials with another model; choose another --out"):
         tune(model, [SceneDrawing(scenes)], tmp_path, SMALL, {"model": "n"})

@@ -10,7 +10,7 @@ from trimask.core.item import Item
 from trimask.evaluation import text
 from trimask.evaluation.cloze import Gap, Trigram, gaps, right
 from trimask.evaluation.generator import Generator
-from trimask.evaluation.kneser_ney import byte_model, bytes_of
+from trimask.evaluation.kneser_ney import KneserNey, byte_model, bytes_of
 from trimask.evaluation.likelihood import likelihood
 from trimask.evaluation.sets import EvaluationSet, Section, evenly
 from trimask.evaluation.table import Findings, Lines, Result, row
@@ -18,6 +18,8 @@ from trimask.evaluation.transcripts import ratio, share
 
 ORDER = 5
 """Of the Kneser-Ney baseline, in bytes."""
+UNDER_KNESER_NEY = f"bits per byte of samples under order-{ORDER} Kneser-Ney of the training text"
+"""What hangs together is likely where it was read; so is what says the same again and again."""
 SHOWN = 24
 SHORTEST_ENTROPY = 100
 """Words; the entropy of fewer says nothing."""
@@ -108,9 +110,18 @@ def writing_table(samples: Sequence[str], held: Sequence[str], training: Sequenc
             )
     if not training:
         return out
+    ours, theirs = (_under(byte_model(training, ORDER), texts) for texts in (samples, equal))
+    out.append(Result(UNDER_KNESER_NEY, ours[0], n, ours[1], "bits", theirs[0], real))
     length, copied = text.longest_copy(samples, training)
     other, _ = text.longest_copy(equal, training)
     return [*out, Result("longest copied run", length, n, None, "words", other, real, f"“{copied}”")]
+
+
+def _under(model: KneserNey, texts: Sequence[str]) -> tuple[float, float]:
+    """Bits per byte of the texts that have one, and the error over texts."""
+    some = [t for t in texts if t]
+    size = np.array([len(t.encode()) for t in some], float)
+    return ratio(model.nats(bytes_of(some)) / math.log(2), size)
 
 
 def _first_words(texts: Sequence[str], count: int) -> list[str]:

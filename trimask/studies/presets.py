@@ -1,7 +1,7 @@
 """What trials of sampling settings say: the frontier of quality and cost, and the presets on it."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,13 @@ Options = Mapping[str, Any]
 """Options of sampling as the command line takes them, relative to the model's own."""
 
 
+SEARCHED, MEASURED, CONFIRMED = "searched", "measured", "confirmed"
+"""Stages of a trial: of many settings on few items; of a few on more and with other seeds, which choose; and of the
+chosen ones with yet other seeds: a figure that was chosen for being high is too high."""
+FAR = 5
+"""What asks the model less often is given up where it loses more than this many times what may be lost."""
+
+
 @dataclass(frozen=True)
 class Trial:
     """One setting of one task, measured."""
@@ -25,7 +32,7 @@ class Trial:
     section: str
     options: Options
     settings: Mapping[str, Any]
-    final: bool
+    stage: str
     items: int
     metric: str
     quality: float
@@ -33,14 +40,16 @@ class Trial:
     passes: float
     """Evaluations of the model for an item; those of its null condition count too."""
     cost: float
-    """The same in evaluations of all positions: with a cache an evaluation is a part of one."""
+    """The time these take, in evaluations of all positions: with a cache one takes less."""
     seconds: float
     """For an item, with what grades it."""
+    tokens: int = 0
+    """Most tokens that had to be filled for an item."""
 
     @property
     def key(self) -> str:
         """What is sampled, and on what."""
-        return json.dumps([self.section, self.final, self.items, self.settings], sort_keys=True)
+        return json.dumps([self.section, self.stage, self.items, self.settings], sort_keys=True)
 
 
 def said(options: Options) -> str:
@@ -48,54 +57,83 @@ def said(options: Options) -> str:
     return " ".join(f"--{k.replace('_', '-')} {v}" for k, v in options.items()) or "the model's own"
 
 
-def frontier(trials: Sequence[Trial], slack: float = 0.0) -> list[Trial]:
-    """Those that no cheaper one beats, by rising cost.
+def by_cost(trial: Trial) -> float:
+    return trial.cost
+
+
+def by_passes(trial: Trial) -> float:
+    return trial.passes
+
+
+def frontier(trials: Sequence[Trial], slack: float = 0.0, price: Callable[[Trial], float] = by_cost) -> list[Trial]:
+    """Those that no cheaper one beats, by rising price; of equals the first.
 
     With a slack one is beaten only by what is better by so many standard errors of the difference.
     """
+    distinct = list({(price(t), t.passes, t.quality): t for t in reversed(trials)}.values())[::-1]
 
     def beaten(one: Trial) -> bool:
         return any(
-            (other.cost, -other.quality) < (one.cost, -one.quality)
+            (price(other), -other.quality) < (price(one), -one.quality)
             and other.quality >= one.quality + slack * float(np.hypot(other.error, one.error))
-            for other in trials
+            for other in distinct
         )
 
-    return sorted((t for t in trials if not beaten(t)), key=lambda t: t.cost)
+    return sorted((t for t in distinct if not beaten(t)), key=price)
 
 
 def finalists(trials: Sequence[Trial], count: int, fewer: float) -> list[Trial]:
     """What is measured anew, at most `count` and the model's own setting.
 
-    The best, the best of those that ask the model so many times less, and others of the frontier over its range of
-    costs; where these are too few, the next best.
+    The best, the best of those that ask the model so many times less, and others of the frontiers over costs and over
+    numbers of passes; where these are too few, the next best.
     """
     best = max(trials, key=lambda t: t.quality)
     quick = max((t for t in trials if t.passes * fewer <= best.passes), key=lambda t: t.quality, default=best)
     chosen = [t for t in trials if t in (best, quick) or not t.options]
     wanted = count + sum(not t.options for t in chosen)
-    edge = [t for t in frontier(trials) if t not in chosen]
-    places = np.unique(np.linspace(0, len(edge) - 1, max(wanted - len(chosen), 0)).round().astype(int))
-    chosen += [edge[i] for i in places] if edge else []
-    rest = sorted((t for t in trials if t not in chosen), key=lambda t: -t.quality)
-    return [*chosen, *rest[: wanted - len(chosen)]]
+    edges = [[t for t in frontier(trials, price=price) if t not in chosen] for price in (by_passes, by_cost)]
+    for edge in edges:
+        places = np.unique(np.linspace(0, len(edge) - 1, max(-(-(wanted - len(chosen)) // 2), 0)).round().astype(int))
+        chosen += [edge[i] for i in places if edge and edge[i] not in chosen][: wanted - len(chosen)]
+    rest = sorted((t for t in [*edges[0], *edges[1], *trials] if t not in chosen), key=lambda t: -t.quality)
+    return [*chosen, *_distinct(rest)[: max(wanted - len(chosen), 0)]]
+
+
+def _distinct(trials: Sequence[Trial]) -> list[Trial]:
+    return list({t.key: t for t in trials}.values())
 
 
 def presets(finals: Sequence[Trial], fewer: float, loss: float) -> dict[str, Trial]:
-    """best: of the highest quality. balanced: the cheapest that loses at most so much against it.
+    """best: of the highest quality; of those that noise cannot tell from it one that has a quick partner, where it has
+    none.
 
-    fast: the same among those that ask the model so many times less than best; where none of them is good enough, the
-    best of them; where there are none, or balanced is cheaper and better than that, balanced.
+    balanced: the cheapest that loses at most so much against it. fast: the cheapest such partner, one that asks the
+    model so many times less; where there is none, the best of those that ask so rarely and lose at most `FAR` times as
+    much, and where there is none either, or balanced is cheaper and better, balanced.
     """
-    best = max(finals, key=lambda t: (t.quality, -t.cost))
-    good = [t for t in finals if t.quality >= best.quality - loss]
-    balanced = min(good, key=lambda t: t.cost)
-    few = [t for t in finals if t.passes * fewer <= best.passes]
-    quick = min((t for t in few if t in good), key=lambda t: t.cost, default=None)
-    fast = quick or max(few, key=lambda t: t.quality, default=balanced)
+    ranked = sorted(finals, key=lambda t: (-t.quality, t.cost))
+    alike = [t for t in ranked if ranked[0].quality - t.quality <= float(np.hypot(ranked[0].error, t.error))]
+
+    def partners(of: Trial, most: float) -> list[Trial]:
+        return [t for t in finals if t.passes * fewer <= of.passes and t.quality >= of.quality - most]
+
+    best = next((t for t in alike if partners(t, loss)), ranked[0])
+    balanced = min((t for t in finals if t.quality >= best.quality - loss), key=by_cost)
+    if near := partners(best, loss):
+        fast = min(near, key=by_cost)
+    else:
+        fast = max(partners(best, FAR * loss), key=lambda t: t.quality, default=balanced)
     if balanced.cost <= fast.cost and balanced.quality >= fast.quality:
         fast = balanced
     return {FAST: fast, BALANCED: balanced, BEST: best}
+
+
+def chosen(trials: Sequence[Trial], fewer: float, loss: float) -> dict[str, Trial]:
+    """The presets as they were confirmed, or as they were measured where that is still to be done."""
+    again = {json.dumps(t.settings, sort_keys=True): t for t in trials if t.stage == CONFIRMED}
+    found = presets([t for t in trials if t.stage == MEASURED], fewer, loss)
+    return {name: again.get(json.dumps(t.settings, sort_keys=True), t) for name, t in found.items()}
 
 
 def defaults_of(before: Defaults, tasks: Sequence[Sequence[Trial]], fewer: float, loss: float) -> Defaults:
@@ -103,10 +141,10 @@ def defaults_of(before: Defaults, tasks: Sequence[Sequence[Trial]], fewer: float
     settings, named = dict(before.settings), {k: dict(v) for k, v in before.presets.items()}
     measured = dict(before.measured)
     for trials in tasks:
-        finals = [t for t in trials if t.final]
-        task = finals[0].task
-        figures: dict[str, Any] = {"data": finals[0].section, "metric": finals[0].metric, "items": finals[0].items}
-        for name, trial in presets(finals, fewer, loss).items():
+        found = chosen(trials, fewer, loss)
+        task, any_ = found[BEST].task, found[BEST]
+        figures: dict[str, Any] = {"data": any_.section, "metric": any_.metric, "items": any_.items}
+        for name, trial in found.items():
             table = settings if name == BALANCED else named.setdefault(name, {})
             table[task] = settings_of(trial.settings, f"trial {said(trial.options)}")
             figures[name] = {k: round(getattr(trial, k), 4) for k in ("quality", "error", "passes", "cost", "seconds")}
@@ -118,22 +156,23 @@ def report_of(tasks: Sequence[Sequence[Trial]], fewer: float, loss: float) -> Re
     """Of each task the trials: its presets, its frontier, a table of what was measured anew."""
     out = Report("Sampling settings: quality against cost")
     for trials in tasks:
-        finals = sorted((t for t in trials if t.final), key=lambda t: t.cost)
-        task, chosen = finals[0].task, presets(finals, fewer, loss)
-        fast, best = chosen[FAST], chosen[BEST]
+        finals = sorted((t for t in trials if t.stage == MEASURED), key=by_cost)
+        task, named, confirmed = finals[0].task, presets(finals, fewer, loss), chosen(trials, fewer, loss)
+        fast, best = confirmed[FAST], confirmed[BEST]
         out.findings.append(
-            f"{task}, {finals[0].metric}: fast {fast.quality:.3f} +- {fast.error:.3f} with {fast.passes:.0f} passes, "
-            f"best {best.quality:.3f} +- {best.error:.3f} with {best.passes:.0f}."
+            f"{task}, {best.metric}, {best.items} items: fast {fast.quality:.3f} +- {fast.error:.3f} with "
+            f"{fast.passes:.0f} passes, best {best.quality:.3f} +- {best.error:.3f} with {best.passes:.0f}: "
+            f"{best.passes / fast.passes:.1f} times as many for {best.quality - fast.quality:+.3f}."
         )
-        out.plots[task.replace(">", "-to-")] = _plot(task, trials, chosen)
-        columns = ["setting", "preset", "quality", "passes", "in whole passes", "seconds"]
-        lines = [
-            [
-                said(t.options), " ".join(n for n, c in chosen.items() if c is t), f"{t.quality:.3f} +- {t.error:.3f}",
-                f"{t.passes:.1f}", f"{t.cost:.1f}", f"{t.seconds:.2f}",
-            ]
-            for t in finals
-        ]  # fmt: skip
+        out.plots[task.replace(">", "-to-")] = _plot(task, trials, named)
+        columns = ["setting", "preset", "quality", "confirmed", "passes", "in whole passes", "seconds"]
+        again = {name: f"{t.quality:.3f} +- {t.error:.3f}" for name, t in confirmed.items() if t.stage == CONFIRMED}
+        lines = []
+        for t in finals:
+            names = [name for name, one in named.items() if one is t]
+            told = [said(t.options), " ".join(names), f"{t.quality:.3f} +- {t.error:.3f}"]
+            told.append(again[names[0]] if names and names[0] in again else "")
+            lines.append([*told, f"{t.passes:.1f}", f"{t.cost:.1f}", f"{t.seconds:.2f}"])
         out.tables.append((f"{task}: {finals[0].metric}, {finals[0].items} items", columns, lines))
     return out
 
@@ -143,7 +182,7 @@ def _plot(task: str, trials: Sequence[Trial], chosen: Mapping[str, Trial]) -> Fi
     plot.set_title(task)
     plot.set_xscale("log", base=2)
     plot.xaxis.set_major_formatter("{x:g}")
-    searched, finals = ([t for t in trials if t.final is final] for final in (False, True))
+    searched, finals = ([t for t in trials if t.stage == stage] for stage in (SEARCHED, MEASURED))
     plot.plot([t.cost for t in searched], [t.quality for t in searched], ".", color="0.75", label="tried")
     edge = frontier(finals)
     plot.plot([t.cost for t in edge], [t.quality for t in edge], "-", color="tab:blue", alpha=0.5)

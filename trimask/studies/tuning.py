@@ -3,7 +3,7 @@
 For every section of an evaluation that has a figure of quality, settings are tried on validation data: first the
 model's own at several numbers of steps, then changes of those that are not beaten at their cost. The unbeaten are
 measured anew, on more items and with other seeds, since the best of many noisy figures is too good; of these the
-presets are taken.
+presets are taken, and measured once more, for the same reason: those figures are the ones that are published.
 
 tune.json      what is tried on what, and the defaults with which it began
 trials.jsonl   a trial a line
@@ -32,7 +32,7 @@ from trimask.core.memory import Memory
 from trimask.core.modality import KINDS
 from trimask.core.rng import generator
 from trimask.core.units import duration
-from trimask.diffusion.caching import remembering
+from trimask.diffusion.caching import Cache, remembering
 from trimask.diffusion.denoiser import Denoiser
 from trimask.diffusion.settings import Settings
 from trimask.evaluation.audio import ClassSpeaking, Speaking, Transcribing
@@ -40,15 +40,29 @@ from trimask.evaluation.coverage import NEIGHBOURS
 from trimask.evaluation.image import ClassCaptions, ClassDrawing, SceneCaptions, SceneDrawing
 from trimask.evaluation.sets import Section
 from trimask.evaluation.table import Result
-from trimask.evaluation.writing import Writing
+from trimask.evaluation.writing import UNDER_KNESER_NEY, Writing
 from trimask.hub.defaults import SAMPLERS, Defaults, from_json, settings_json, to_json
 from trimask.hub.model import Model
 from trimask.model.recall import stale
 from trimask.studies import report
 from trimask.studies.conduct import held
-from trimask.studies.presets import Options, Trial, defaults_of, finalists, frontier, report_of, said
+from trimask.studies.presets import (
+    CONFIRMED,
+    MEASURED,
+    SEARCHED,
+    Options,
+    Trial,
+    defaults_of,
+    finalists,
+    frontier,
+    presets,
+    report_of,
+    said,
+)
 
 TRIALS = "trials.jsonl"
+STAGES = (SEARCHED, MEASURED, CONFIRMED)
+"""Each draws with a seed of its own."""
 
 
 @chz.chz
@@ -58,11 +72,14 @@ class TuneConfig:
     trials: int = chz.field(default=48, doc="settings tried for each task")
     items: int = chz.field(default=64, doc="items that each is tried on; 0 is all of the set")
     finalists: int = chz.field(default=6, doc="settings that are measured anew")
-    final: int = chz.field(default=256, doc="items that these are measured on; 0 is all of the set")
-    seed: int = chz.field(default=0, doc="of the search and of what is drawn; finals draw with the next")
+    final: int = chz.field(default=400, doc="items that these are measured on; 0 is all of the set")
+    seed: int = chz.field(default=0, doc="of the search and of what is drawn; later stages draw with the next ones")
     fewer: float = chz.field(default=4.0, doc="fast asks the model this many times less than best, where it can")
     loss: float = chz.field(default=0.02, doc="quality that fast and balanced may lose against best")
     only: tuple[str, ...] = chz.field(default=(), doc="names of tasks; empty: all")
+    fixed: float | None = chz.field(
+        default=None, doc="share of an evaluation's time that does not depend on how much is computed; None: measured"
+    )
 
     @chz.validate
     def _check(self):
@@ -70,6 +87,8 @@ class TuneConfig:
             raise UsageError("tune needs at least three trials and three finalists, and no negative number of items")
         if not (0 <= self.loss < 1 and self.fewer >= 1):
             raise UsageError(f"tune needs 0 <= loss < 1 and fewer >= 1, got loss={self.loss}, fewer={self.fewer}")
+        if self.fixed is not None and not 0 <= self.fixed <= 1:
+            raise UsageError(f"fixed={self.fixed} is a share, from 0 to 1")
 
 
 def _plain(metric: str) -> "Quality":
@@ -96,6 +115,24 @@ def _varied(metric: str, variety: str) -> "Quality":
     return of
 
 
+def _likely(metric: str, variety: str) -> "Quality":
+    """Bits of real texts over those of the samples, at most 1, times how much of the variety of real ones there is.
+
+    Words in no order cost bits, a sentence that is said again and again variety.
+    """
+
+    def of(found: Mapping[str, Result]) -> Result:
+        ours = found.get(metric)
+        if ours is None or not ours.value or ours.reference is None:
+            return Result(f"likeliness x {variety}", 0.0, 0)
+        share = min(1.0, ours.reference / ours.value)
+        error = None if ours.error is None else share * ours.error / ours.value
+        likely = {**found, metric: replace(ours, metric="likeliness", value=share, error=error)}
+        return _varied(metric, variety)(likely)
+
+    return of
+
+
 Quality = Callable[[Mapping[str, Result]], Result]
 QUALITY: Mapping[type[Section], tuple[str, Quality]] = {
     SceneDrawing: ("text>image", _plain("all correct")),
@@ -105,20 +142,20 @@ QUALITY: Mapping[type[Section], tuple[str, Quality]] = {
     Speaking: ("text>speech", _right("word error rate, generated speech")),
     ClassSpeaking: ("text>speech", _varied("judged correct", "coverage over that of real items")),
     Transcribing: ("speech>text", _right("word error rate")),
-    Writing: ("text", _varied("sampled words in the training vocabulary", "distinct 2-grams")),
+    Writing: ("text", _likely(UNDER_KNESER_NEY, "distinct 2-grams")),
 }
 """Section -> its task, and the figure of its results that is tuned for, 1 at best."""
 _BY_VARIETY = (ClassDrawing, ClassSpeaking, Writing)
 """Those that need a train part to judge variety, the first two further real items too."""
 
-_TEMPERATURES = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+_TEMPERATURES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, "1:0.3")
 _SHARED: Mapping[str, tuple[Any, ...]] = {
     "steps": (4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128),
-    "temperature": (*_TEMPERATURES, "1:0.3"),
+    "temperature": _TEMPERATURES,
     "top_p": (0.8, 0.9, 0.95, 1.0),
     "cache": ("none", "changed", "changed:every=8", "changed:every=4", "changed:after=0.1", "target"),
 }
-_GUIDANCE = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, "0:3", "2@0-0.7")
+_GUIDANCE = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, "0:3", "2@0-0.7", "1@0-0.3", "2@0-0.3")
 _PLAIN = ("random-order", "random-order:counts=cosine", "confidence:gumbel=0", "confidence:gumbel=1",
           "confidence:gumbel=4", "confidence:by=entropy", "threshold:probability=0.7", "threshold:probability=0.9",
           "entropy-bounded:bound=0.5", "entropy-bounded:bound=2", "planning", "remasking")  # fmt: skip
@@ -132,15 +169,24 @@ _ORDERED = ("steps", "temperature", "top_p")
 
 
 class Counted:
-    """A denoiser that counts rows and positions."""
+    """A denoiser that counts rows, positions as shares of a row, the most tokens to fill in one, and its own time."""
 
-    def __init__(self, denoiser: Denoiser):
-        self.denoiser, self.passes, self.cost = denoiser, 0.0, 0.0
+    def __init__(self, denoiser: Denoiser, mask: int):
+        self.denoiser, self.mask = denoiser, mask
+        self.passes, self.shares, self.tokens, self.seconds = 0.0, 0.0, 0, 0.0
 
     def __call__(self, canvas: Canvas, asked: Sequence[Query]) -> list[Tensor]:
         self.passes += canvas.shape[0]
-        self.cost += canvas.shape[0]
-        return self.denoiser(canvas, asked)
+        self.shares += canvas.shape[0]
+        return self._timed(canvas, lambda: self.denoiser(canvas, asked))
+
+    def _timed(self, canvas: Canvas, work: Callable[[], list[Tensor]]) -> list[Tensor]:
+        to_fill_B = ((canvas.ids_BL == self.mask) & canvas.maskable_BL).sum(1)
+        self.tokens = max(self.tokens, int(to_fill_B.max()))
+        started = time.process_time()
+        out = work()
+        self.seconds += time.process_time() - started
+        return out
 
     def memory(self, canvas: Canvas, rows: int) -> Memory:
         """See `Remembering`."""
@@ -151,8 +197,8 @@ class Counted:
         self.passes += float(wanted_BL.any(1).sum())
         there = canvas.to(memory.ids_BL.device)
         computed_B = stale(there, memory, wanted_BL.to(memory.ids_BL.device)).sum(1)
-        self.cost += float((computed_B / (there.segment_BP >= 0).sum(1)).sum())
-        return remembering(self.denoiser).recall(canvas, asked, memory, wanted_BL)
+        self.shares += float((computed_B / (there.segment_BP >= 0).sum(1)).sum())
+        return self._timed(canvas, lambda: remembering(self.denoiser).recall(canvas, asked, memory, wanted_BL))
 
 
 @contextmanager
@@ -160,7 +206,7 @@ def counted(model: Model) -> Iterator[Counted]:
     """Counts what is asked of a model meanwhile."""
     engine = model.runner.engine
     before = engine.denoiser
-    engine.denoiser = counter = Counted(before)
+    engine.denoiser = counter = Counted(before, model.vocabulary.mask)
     try:
         yield counter
     finally:
@@ -253,6 +299,22 @@ def space(task: str, grid: str) -> dict[str, tuple[Any, ...]]:
     return {**out, "guidance": _GUIDANCE} if ">" in task else out
 
 
+TIMED = 16
+"""Items that evaluations with and without a cache are timed on."""
+
+
+def canonical(settings: Mapping[str, Any], most: int) -> str:
+    """Settings as they act on at most `most` tokens: two that act alike are one."""
+    stated = json.loads(json.dumps(settings))
+    sampler = stated["sampler"]
+    idles = SAMPLERS[sampler["name"]].idles
+    if most and not idles and not sampler.get("inner") and sampler.get("steps"):
+        sampler["steps"] = min(sampler["steps"], most)
+    if stated["temperature"] == 0:
+        stated |= {"top_p": 1.0, "top_k": 0, "min_p": 0.0}
+    return json.dumps(stated, sort_keys=True)
+
+
 class _Search:
     """The trials of one section."""
 
@@ -267,14 +329,44 @@ class _Search:
         if not isinstance(section, Writing):
             self.items, self.final = min(self.items, every), min(self.final, every)
         self.known = {t.key: t for t in read(folder) if t.section == section.name}
+        self.fixed = self._fixed()
 
     def run(self) -> list[Trial]:
-        """Try what is missing; returns the trials of these numbers of items, those that are measured anew last."""
-        searched = [t for t in self.known.values() if not t.final and t.items == self.items][: self.config.trials]
+        """Try what is missing; returns the trials of these numbers of items, by stage."""
+        some = (t for t in self.known.values() if t.stage == SEARCHED and t.items == self.items)
+        searched = list(some)[: self.config.trials]
         for number in range(len(searched), self.config.trials):
-            searched.append(self._try(self._next(number, searched), f"trial {number + 1}/{self.config.trials}"))
-        chosen = finalists(searched, self.config.finalists, self.config.fewer)
-        return [*searched, *(self._try(t.options, "measured", final=True) for t in chosen)]
+            title = f"trial {number + 1}/{self.config.trials}"
+            searched.append(self._try(self._next(number, searched), SEARCHED, title))
+        best = finalists(searched, self.config.finalists, self.config.fewer)
+        measured = [self._try(t.options, MEASURED) for t in best]
+        few = {t.key: t for t in presets(measured, self.config.fewer, self.config.loss).values()}
+        return [*searched, *measured, *(self._try(t.options, CONFIRMED) for t in few.values())]
+
+    def _fixed(self) -> float:
+        """Share of an evaluation's time that does not depend on how much of the canvas it computes, for this task.
+
+        Measured once a folder, on what a cache saves, so that the search goes on as it began.
+        """
+        if self.config.fixed is not None:
+            return self.config.fixed
+        path = self.folder / "tune.json"
+        begun = read_json(path)
+        kept = begun.setdefault("fixed", {})
+        if self.section.name not in kept:
+            section = replace(self.section, n=min(TIMED, self.items))  # pyright: ignore[reportArgumentType, reportCallIssue]
+            each = []
+            for cache in (None, Cache("changed")):
+                settings = replace(self.settings({}), cache=cache)
+                before = self.model.bundle.defaults
+                model = self.model.sampled(replace(before, settings={**before.settings, self.task: settings}))
+                with counted(model) as counter:
+                    section.run(model, self.config.seed)
+                each.append((counter.seconds / counter.passes, counter.shares / counter.passes))
+            (whole, _), (part, share) = each
+            kept[self.section.name] = round(float(np.clip((part / whole - share) / (1 - share), 0.0, 1.0)), 2)
+            write_json(path, begun)
+        return kept[self.section.name]
 
     def settings(self, options: Options) -> Settings:
         """The model's own settings of the task, changed. Options that do not go together are `UsageError`."""
@@ -287,10 +379,11 @@ class _Search:
 
     def _next(self, number: int, searched: Sequence[Trial]) -> Options:
         """First the model's own at several numbers of steps, with and without a cache; then changes of the unbeaten."""
-        known = {json.dumps(t.settings, sort_keys=True) for t in searched}
+        most = max((t.tokens for t in searched), default=0)
+        known = {canonical(t.settings, most) for t in searched}
         ladder = [{"steps": n, **cache} for n in (64, 16, 8, 32, 4) for cache in ({}, {"cache": "changed:every=8"})]
         for options in ({}, *ladder):
-            if self._is_new(options, known):
+            if self._is_new(options, known, most):
                 return options
         rng = generator("tune", self.config.seed, self.section.name, number)
         parents = frontier(searched, slack=1.0)
@@ -298,12 +391,12 @@ class _Search:
             options = dict(parents[rng.integers(len(parents))].options)
             for key in rng.choice(list(self.space), 1 + int(rng.random() < 0.4), replace=False):
                 options[key] = self._changed(key, options.get(key), rng)
-            if self._is_new(options, known):
+            if self._is_new(options, known, most):
                 return options
 
-    def _is_new(self, options: Options, known: set[str]) -> bool:
+    def _is_new(self, options: Options, known: set[str], most: int) -> bool:
         try:
-            return json.dumps(settings_json(self.settings(options)), sort_keys=True) not in known
+            return canonical(settings_json(self.settings(options)), most) not in known
         except UsageError:
             return False
 
@@ -315,10 +408,10 @@ class _Search:
         chosen = values[rng.integers(len(values))]
         return chosen.item() if isinstance(chosen, np.generic) else chosen
 
-    def _try(self, options: Options, stage: str, final: bool = False) -> Trial:
-        settings, count = self.settings(options), self.final if final else self.items
+    def _try(self, options: Options, stage: str, title: str = "") -> Trial:
+        settings, count = self.settings(options), self.items if stage == SEARCHED else self.final
         stated = settings_json(settings)
-        blank = Trial(self.task, self.section.name, dict(options), stated, final, count, "", 0.0, 0.0, 0.0, 0.0, 0.0)
+        blank = Trial(self.task, self.section.name, dict(options), stated, stage, count, "", 0.0, 0.0, 0.0, 0.0, 0.0)
         if blank.key in self.known:
             return self.known[blank.key]
         before = self.model.bundle.defaults
@@ -326,19 +419,20 @@ class _Search:
         section = replace(self.section, n=count)  # pyright: ignore[reportArgumentType, reportCallIssue]
         started = time.monotonic()
         with counted(model) as counter:
-            found = section.run(model, self.config.seed + final)
+            found = section.run(model, self.config.seed + STAGES.index(stage))
         seconds = time.monotonic() - started
         result = self.quality({r.metric: r for r in found.results})
         error = result.error if result.error is not None and math.isfinite(result.error) else 0.0
+        cost = self.fixed * counter.passes + (1 - self.fixed) * counter.shares
         made = replace(
             blank, metric=result.metric, quality=result.value, error=error, passes=counter.passes / count,
-            cost=counter.cost / count, seconds=seconds / count,
+            cost=cost / count, seconds=seconds / count, tokens=counter.tokens,
         )  # fmt: skip
         append_json(self.folder / TRIALS, asdict(made))
         self.known[made.key] = made
         self.console.print(
-            f"  {stage}: {said(options)}: {made.quality:.3f} ± {made.error:.3f}, {made.cost:.1f} passes' worth, "
-            f"{duration(seconds)}",
+            f"  {title or stage}: {said(options)}: {made.quality:.3f} ± {made.error:.3f}, {made.passes:.0f} passes of "
+            f"{made.cost:.1f}'s time, {duration(seconds)}",
             highlight=False,
         )
         return made
