@@ -115,6 +115,18 @@ def test_fill(trimask, bundle: Path, png: Path, wav: Path, tmp_path: Path):
     assert sorted(p.name for p in (tmp_path / "parts").iterdir()) == ["image.png", "speech.wav", "text.txt"]
 
 
+def test_filling_can_be_replayed(trimask, bundle: Path, png: Path, wav: Path, tmp_path: Path):
+    box = ("fill", "--image", png, "--box", "0,0,8,8", "-m", bundle, *FEW)
+    assert trimask(*box, "-o", tmp_path / "e.gif").out == f"{tmp_path / 'e.gif'}\n"
+    assert Image.open(tmp_path / "e.gif").n_frames == 3  # pyright: ignore[reportAttributeAccessIssue]
+    sound = ("fill", "--speech", wav, "--interval", "0.1,0.2", "-m", bundle, *FEW)
+    assert trimask(*sound, "-o", tmp_path / "s.html").code == 0
+    assert "<audio controls" in (tmp_path / "s.html").read_text()
+    assert trimask("fill", "--text", "a [2] b", "-o", tmp_path / "t.html", "-m", bundle, *FEW).code == 0
+    refused = trimask(*sound, "-o", tmp_path / "s.gif")
+    assert refused.code == 2 and "name an .html page" in refused.err
+
+
 def test_score(trimask, bundle: Path, png: Path):
     done = trimask("score", "--text", "seven", "-m", bundle, "--draws", 4)
     assert "bits per byte over 5 bytes" in done.out

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trimask.cli import options
-from trimask.cli.options import Device, DType, ModelName, Output, Seed
+from trimask.cli.options import Device, DType, ModelName, Output, Seed, Watch
 from trimask.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def fill(
     output: Output = None,
     model: ModelName = "nano",
     seed: Seed = 0,
+    watch: Watch = False,
     device: Device = "auto",
     dtype: DType = "auto",
     *,
@@ -43,7 +44,7 @@ def fill(
 
     Parts without a hole are conditions. A text is printed. With one picture or recording, -o names
     its file; with several parts, -o is a folder and the files are named by kind. Outside the hole
-    the tokens stay exactly as they are.
+    the tokens stay exactly as they are. A GIF of a picture, or an HTML page of anything, shows every step.
 
     \b
     trimask fill --text "a red [1] above a blue square"
@@ -59,14 +60,18 @@ def fill(
     if not parts and not missing:
         raise UsageError("nothing to fill: give --text, --image, --speech or --sound, with a hole in one of them")
     if output is not None and output.suffix:
-        options.check_output(output, tuple(s for allowed in options.FILES.values() for s in allowed))
+        options.check_output(output, (*(s for allowed in options.FILES.values() for s in allowed), ".html"))
     cut = options.numbers(box, 4, "--box") if box else None
     times = options.numbers(interval, 2, "--interval", float) if interval else None
     if size is not None and "image" not in (missing or ()):
         raise UsageError("--size is of an image that is made from nothing: --missing image")
     pixels = options.size(size or options.SIDE)
+    replayed = output is not None and output.suffix.lower() in options.REPLAYS
+    if replayed and output and output.suffix.lower() == ".gif" and not (box or mask or "image" in (missing or ())):
+        raise UsageError(f"--output {output}: a GIF shows how a picture is filled; here none is: name an .html page")
     loaded = options.load(model, device, dtype)
-    with options.progress("filling") as on_step:
+    replay = options.replay(loaded) if watch or replayed else None
+    with options.progress("filling", replay, watch) as on_step:
         made = loaded.fill(
             **parts,
             box=cut,
@@ -79,6 +84,9 @@ def fill(
             on_step=on_step,
             options=given,
         )
+    if replay is not None and output is not None and replayed:
+        options.write_replay(replay, output, text or "filled", [made[k] for k in ("speech", "sound") if k in made])
+        return
     for kind, path in _files(list(made), output).items():
         options.write(kind, made[kind], path)
 

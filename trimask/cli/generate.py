@@ -6,15 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trimask.cli import options
-from trimask.cli.options import Device, DType, ModelName, Output, Seed
+from trimask.cli.options import Device, DType, ModelName, Output, Seed, Watch
 from trimask.core.errors import UsageError
 
 if TYPE_CHECKING:
     from trimask.hub.defaults import Overrides
 
 KINDS = ("image", "speech", "text")
-REPLAYS = (".gif", ".html")
-"""Endings of files that show every step."""
 
 
 @options.sampling
@@ -33,7 +31,7 @@ def generate(
     negative: Annotated[str | None, typer.Option(help="A text that guidance pushes away from.")] = None,
     weaker: Annotated[str | None, typer.Option(help="A weaker model that guidance pushes away from instead.")] = None,
     length: Annotated[int | None, typer.Option(help="Tokens of the text; by default the model decides.")] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Draw every step in the terminal.")] = False,
+    watch: Watch = False,
     device: Device = "auto",
     dtype: DType = "auto",
     *,
@@ -55,7 +53,7 @@ def generate(
     """
     kind = _kind(to, output)
     output = output or {"image": Path("out.png"), "speech": Path("out.wav"), "text": None}[kind]
-    replayed = output is not None and output.suffix.lower() in REPLAYS
+    replayed = output is not None and output.suffix.lower() in options.REPLAYS
     options.check_output(output, (*options.FILES[kind], ".html"))
     if kind == "text" and negative is not None:
         raise UsageError("--negative is for pictures and speech: a text has no other text as its condition")

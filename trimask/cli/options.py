@@ -21,6 +21,8 @@ SIDE = "32"
 IMAGE_FILES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 AUDIO_FILES = (".wav", ".flac", ".ogg")
 TEXT_FILES = (".txt",)
+REPLAYS = (".gif", ".html")
+"""Endings of files that show every step."""
 
 ModelName = Annotated[
     str, typer.Option("--model", "-m", help="Shipped model, or path of a bundle, a checkpoint or a run folder.")
@@ -28,6 +30,7 @@ ModelName = Annotated[
 Seed = Annotated[int, typer.Option(help="Same seed, same result.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 DType = Annotated[str, typer.Option(help="Type of computing: auto, fp32 or bf16.")]
+Watch = Annotated[bool, typer.Option("--watch", help="Draw every step in the terminal.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="File to write.")]
 
 

@@ -90,8 +90,10 @@ def progress(console: Console, total: int, done: int, title: str) -> Iterator[Ca
         now = time.monotonic()
         if n == total or now - last[0] >= LINE_SECONDS:
             last[0] = now
-            left = (total - n) * (now - started) / max(1, n - done)
-            console.print(f"{title}: {n} of {total}, {note}, {duration(left)} left", highlight=False)
+            # What is to be done may turn out to be more.
+            most = max(total, n)
+            left = (most - n) * (now - started) / max(1, n - done)
+            console.print(f"{title}: {n} of {most}, {note}, {duration(left)} left", highlight=False)
 
     yield line
 
