@@ -15,6 +15,7 @@ import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -191,6 +192,16 @@ def _send(end: Connection, task: Task) -> None:
     end.send(run(task))
 
 
+def _needed(package: str, executor: str) -> Any:
+    """A package that only this executor needs."""
+    try:
+        return import_module(package)
+    except ImportError:
+        raise UsageError(
+            f"study.executor={executor} needs {package}: pip install 'trimask[{executor.lower()}]'"
+        ) from None
+
+
 @chz.chz
 class Ray(Executor):
     """A Ray cluster, or Ray on this machine where there is none."""
@@ -204,10 +215,7 @@ class Ray(Executor):
         return self.cpus
 
     def open(self) -> Handles:
-        try:
-            import ray
-        except ImportError:
-            raise UsageError("study.executor=Ray needs Ray: pip install 'trimask[ray]'") from None
+        ray = _needed("ray", "Ray")
         if not ray.is_initialized():
             try:
                 ray.init(self.address, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
@@ -268,10 +276,7 @@ class Slurm(Executor):
         return self.cpus
 
     def open(self) -> Handles:
-        try:
-            import submitit
-        except ImportError:
-            raise UsageError("study.executor=Slurm needs submitit: pip install 'trimask[slurm]'") from None
+        submitit = _needed("submitit", "Slurm")
         try:
             made = submitit.AutoExecutor(self.logs, cluster=self.cluster)
         except (RuntimeError, ValueError) as e:
