@@ -13,6 +13,9 @@ STUDIES: Mapping[str, str] = {
     "transfer": "The best learning rate against width and depth: does it stay?",
     "batch": "Final loss against the physical batch, with and without the rule; finds S_crit.",
     "horizon": "How the best rate falls with the length of a run: fits gamma.",
+    "noise": "Schedules of the masking rate in training, for each modality.",
+    "masking": "Complementary masks, and what becomes of conditions.",
+    "layout": "Coordinates of positions, and how many codes share one.",
     "scaling": "Loss over size and tokens, of each modality: how to split a budget.",
 }
 """Name -> what it asks, in the order in which one needs them."""

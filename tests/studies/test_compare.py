@@ -1,0 +1,152 @@
+"""Studies that compare variants of one run, and the study of sizes and lengths."""
+
+import io
+import math
+
+import chz
+import numpy as np
+import pytest
+from rich.console import Console
+
+from trimask import recipes
+from trimask.core.errors import UsageError
+from trimask.core.rng import generator
+from trimask.data.stream import Stream
+from trimask.model.transformer import Transformer
+from trimask.studies import table
+from trimask.studies.base import cell_of
+from trimask.studies.compare import ALL, GRADIENT, LOSS, Compare, alike, judged, noises
+from trimask.studies.conduct import conduct
+from trimask.studies.executors import Here
+from trimask.studies.layout import Layout
+from trimask.studies.masking import Masking
+from trimask.studies.noise import Noise
+from trimask.studies.scaling import LAW, Scaling, of_rows
+from trimask.studies.table import Cell, Row
+from trimask.studies.training import configuration
+
+
+def noise(*key: object) -> float:
+    return float(generator("noise", repr(key)).normal())
+
+
+@pytest.fixture(scope="module")
+def tri():
+    """The recipe of the studies: three modalities. Its sets need not be there."""
+    return recipes.configure("study")
+
+
+@pytest.mark.parametrize("study", [Noise(), Masking(), Layout()], ids=lambda s: type(s).__name__)
+def test_every_variant_is_a_run_that_can_be_made_and_no_two_are_one(study: Compare, tri, tmp_path):
+    variants = study.variants(tri)
+    made = [configuration(tri, cell_of(tri, variant=v), tmp_path) for v in variants.values()]
+    assert next(iter(variants.values())) == () and len(variants) > 3
+    held = [chz.replace(config, run="") for config in made]
+    assert all(a != b for i, a in enumerate(held) for b in held[:i])
+    assert chz.replace(held[0], batch=tri.batch, checkpoints=tri.checkpoints) == chz.replace(tri, run="")
+
+
+def test_layouts_and_schedules_reach_the_vocabulary(tri, tmp_path):
+    def made(variant):
+        return configuration(tri, cell_of(tri, variant=variant), tmp_path).model.vocabulary
+
+    layouts = Layout().variants(tri)
+    assert made(layouts["flat coordinates"]).positions == "flat"
+    assert {m.name: m.patch for m in made(layouts["image: a position a code"]).modalities}["image"] == 1
+    assert not {m.name: m.stack for m in made(layouts["audio: a position a code"]).modalities}["audio"]
+    image = {m.name: m for m in made(Noise().variants(tri)["image poly2"]).modalities}["image"]
+    assert (image.schedule, image.elbo) == ("poly2", True)
+    assert {m.schedule for m in alike(made(())).modalities} == {"linear"}
+
+
+def test_a_comparison_says_what_is_sure(base):
+    """One variant is better by more than its noise, one worse, one within it."""
+    study = Noise(schedules=("linear", "cosine"), seeds=4)
+    names = list(study.variants(base))
+    true = dict(zip(study.variants(base).values(), (0.0, -0.1, 0.2, 0.0), strict=True))
+    rows = []
+    for cell in study.plan(base, ()):
+        value = 3 + true[cell.variant] + 0.5 * noise(cell.seed) + 0.01 * noise(1, cell.seed, cell.variant)
+        rows.append(Row(cell, value, {"text": value, LOSS: 0.1, GRADIENT: 2.0}, 0, 0.0, errors={"text": 0.1}))
+    report = study.report(base, rows)
+    said = " ".join(report.findings)
+    assert f"text: {names[1]} is better than the recipe" in said and f"text: {names[2]} is worse" in said
+    assert names[3] not in said
+    assert [line[0] for line in report.tables[1][2]] == names[1:]
+    found = judged({0: 1.0, 1: 1.2, 2: 1.1}, {0: 1.1, 1: 1.3, 2: 1.2})
+    assert found.mean == pytest.approx(-0.1) and found.half == pytest.approx(0, abs=1e-9)
+    assert judged({0: 1.0}, {0: 2.0}).verdict == ""
+    with pytest.raises(UsageError, match=r"study\.seeds=1"):
+        Noise(seeds=1)
+
+
+def test_the_noise_of_a_gradient_is_that_of_its_batches(base):
+    """Batches that are one and the same have none; of different ones it is what the definition says."""
+    import torch
+
+    from trimask.train.step import evaluate
+
+    stream = iter(Stream(base.data, base.model.vocabulary))
+    batches = [next(stream) for _ in range(4)]
+    model = Transformer(base.model)
+    same = noises(model, [batches[0]] * 4)
+    assert same[LOSS] == pytest.approx(0, abs=1e-6) and same[GRADIENT] == pytest.approx(0, abs=1e-4)
+    grads = []
+    for batch in batches:
+        model.zero_grad()
+        evaluate(model, batch.masked).loss.backward()
+        grads.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).double().numpy())
+    g_NP = np.stack(grads)
+    scatter = ((g_NP - g_NP.mean(0)) ** 2).sum() / 3
+    assert noises(model, batches)[GRADIENT] == pytest.approx(scatter / ((g_NP.mean(0) ** 2).sum() - scatter / 4))
+
+
+def test_a_comparison_is_run_and_judged_by_one_process(base, tmp_path):
+    study = Noise(schedules=("linear", "cosine"), seeds=2, executor=Here())
+    assert conduct(study, base, tmp_path, Console(file=io.StringIO()))
+    rows = table.read(tmp_path)
+    assert len(rows) == 8 and all({"text", LOSS, GRADIENT} <= {*r.values} and {*r.errors} == {"text"} for r in rows)
+    assert all(r.loss == pytest.approx(r.values["text"]) and r.values[GRADIENT] > 0 for r in rows)
+    assert "Beside 'the recipe'" in (tmp_path / "report.html").read_text().replace("&#x27;", "'")
+
+
+# Sizes and lengths.
+
+TRUE = {"E": 1.6, "A": 30.0, "B": 400.0, "alpha": 0.3, "beta": 0.4}
+
+
+def sizes(depth: int) -> int:
+    return 12 * depth**3 * 1000
+
+
+def row(cell: Cell) -> Row:
+    """As the law has it, with a thousandth of noise."""
+    params, tokens = sizes(cell.depth), cell.steps * 2000
+    loss = TRUE["E"] + TRUE["A"] * params ** -TRUE["alpha"] + TRUE["B"] * tokens ** -TRUE["beta"]
+    loss *= math.exp(0.001 * noise(cell))
+    unique = {"text": tokens // 2}
+    return Row(cell, loss, {"text": loss}, tokens, 1.0, {"text": 0.01}, unique, unique, params, params // 2, 1e12)
+
+
+def test_scaling_fits_a_law_to_each_modality_and_keeps_it_for_plans(tri):
+    study = Scaling(depths=(2, 3, 4, 6, 9), horizons=(1.0, 2.0, 4.0, 8.0), draws=20)
+    plan = study.plan(tri, ())
+    assert {c.depth: c.width for c in plan} == {2: 64, 3: 128, 4: 192, 6: 256, 9: 384}
+    assert sum(c.depth == 2 and c.steps == 1000 for c in plan) == 3 and sum(c.depth == 9 for c in plan) == 4
+    # A run of a large model and a long one of a small model may cost alike.
+    assert len(Scaling(depths=(2, 3, 4, 8), most=2.0).plan(tri, ())) < len(Scaling(depths=(2, 3, 4, 8)).plan(tri, ()))
+    report = study.report(tri, [row(c) for c in plan])
+    kept = report.data[LAW]["targets"]
+    assert {*kept} == {ALL, "text"} and len(kept[ALL]["drawn"]) == 20
+    assert kept[ALL]["values"]["alpha"] == pytest.approx(0.3, abs=0.05)
+    assert kept[ALL]["ranges"]["params"] == [sizes(2), sizes(9)]
+    assert any(line.startswith("all: Held out, 4 losses") for line in report.findings)
+    assert {"losses", "all-fit", "text-errors"} <= {*report.plots}
+    # Before all sizes are there nothing is fitted.
+    early = study.report(tri, [row(c) for c in plan if c.depth < 9])
+    assert not early.data and "losses" in early.plots
+    body = of_rows([row(c) for c in plan], ALL, "body")
+    assert body.params_R.max() == sizes(9) // 2
+    for wrong in ({"depths": (2, 3, 4)}, {"horizons": (1.0, 2.0)}, {"seeds": 1}, {"held_out": 4}):
+        with pytest.raises(UsageError, match="study"):
+            Scaling(**wrong)  # pyright: ignore[reportArgumentType]
