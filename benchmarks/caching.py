@@ -45,7 +45,7 @@ def table(
             with counted(model) as counter:
                 made[cache] = make({"cache": cache})
             seconds[cache].append(time.process_time() - started)
-            cost[cache] = counter.cost / len(made[cache])
+            cost[cache] = counter.shares / len(made[cache])
     print(f"\n{title}\n{'cache':18} {'seconds':>8} {'faster':>6} {'cost':>6}  {'right':>13}  same")
     base = statistics.median(seconds["none"])
     for cache in caches:

@@ -18,6 +18,7 @@ from trimask.cli import (
     fill,
     generate,
     inspect,
+    plan,
     prepare,
     score,
     study,
@@ -96,7 +97,7 @@ def build() -> typer.Typer:
     out = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     out.callback()(root)
     using = (demo, generate, caption, transcribe, fill, score)
-    making = (inspect, prepare, train, evaluate, tune, export, world)
+    making = (inspect, prepare, plan, train, evaluate, tune, export, world)
     for module in (*using, *making):
         name = module.__name__.rpartition(".")[2]
         out.command(name)(guarded(getattr(module, name)))

@@ -93,11 +93,21 @@ class Scaling(Study):
         out.data[LAW] = {
             "law": "power",
             "count": self.count,
+            "shares": _shares(fine),
             "width_over_depth": base.model.aspect,
             "tokenizers": {m.name: m.codes for m in base.model.vocabulary.modalities},
             "targets": laws,
         }
         return out
+
+
+def _shares(rows: Sequence[Row]) -> dict[str, float]:
+    """Of each modality in the tokens of all runs."""
+    counts: dict[str, int] = {}
+    for row in rows:
+        for name, count in row.processed.items():
+            counts[name] = counts.get(name, 0) + count
+    return {name: count / max(1, sum(counts.values())) for name, count in counts.items()}
 
 
 def _axes(table: Table) -> dict[str, np.ndarray]:
