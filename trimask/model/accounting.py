@@ -6,7 +6,7 @@ are not. A backward pass costs twice its forward pass.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch._subclasses import FakeTensorMode
@@ -112,16 +112,21 @@ def memory(
     average: bool = False,
     muon: bool = False,
 ) -> Memory:
-    """Memory of training with fp32 weights and `dtype` compute, eager.
+    """Memory of training with fp32 weights and `dtype` compute, eager."""
+    queried = assumed_queries(config, rows * tokens)
+    activations = saved_bytes(config, rows, slots, tokens, queried, dtype)
+    return replace(state_memory(config, average, muon), activations=activations)
+
+
+def state_memory(config: ModelConfig, average: bool = False, muon: bool = False) -> Memory:
+    """What is kept between steps, without activations.
 
     AdamW keeps two moments of a weight; with `muon` those of the matrices of blocks have one.
     """
     weights = 4 * parameters(config).total
     matrices = 4 * config.depth * (4 * config.width**2 + 3 * config.width * config.hidden)
-    queried = assumed_queries(config, rows * tokens)
-    activations = saved_bytes(config, rows, slots, tokens, queried, dtype)
     moments = 2 * weights - (matrices if muon else 0)
-    return Memory(weights, weights, moments, weights if average else 0, activations)
+    return Memory(weights, weights, moments, weights if average else 0, 0)
 
 
 def saved_bytes(

@@ -165,13 +165,8 @@ def plan(asked: Asked) -> Plan:
     if asked.hours is not None and asked.device is None:
         raise UsageError("hours need a device that they are spent on: --gpus 64xH200")
     ranked = sorted(_candidates(asked), key=lambda one: asked.law.loss(asked.law.size(one.counts), one.tokens))
-    made = (replace(one, memory=_memory(asked, one.config)) for one in ranked)
-    found = None
-    for found in made:
-        if asked.device is None or found.memory.total <= ROOM * asked.device.memory:
-            break
-    else:
-        assert found is not None
+    found = next((full for one in ranked if (full := _fitting(asked, one)) is not None), None)
+    if found is None:
         smallest = min(ranked, key=lambda one: one.counts.total)
         raise UsageError(_no_room(asked, replace(smallest, memory=_memory(asked, smallest.config))))
     horizon = resolve.resolve(found.config).horizon
@@ -248,14 +243,28 @@ def _batched(asked: Asked, config: TrainConfig) -> TrainConfig:
     return chz.replace(config, batch=chz.replace(config.batch, rows=rows))
 
 
+def _fitting(asked: Asked, one: Plan) -> Plan | None:
+    """The plan with its memory; None where that is more than there is. What is quick to tell is told first."""
+    room = math.inf if asked.device is None else ROOM * asked.device.memory
+    if _state(asked, one.config).total > room:
+        return None
+    memory = _memory(asked, one.config)
+    return replace(one, memory=memory) if memory.total <= room else None
+
+
+def _state(asked: Asked, config: TrainConfig) -> accounting.Memory:
+    """Weights, gradients and moments of one device: all share them."""
+    whole = accounting.state_memory(config.model, config.ema > 0, config.optimizer.matrices == "muon")
+    parts = (whole.weights, whole.gradients, whole.optimizer, whole.average)
+    return accounting.Memory(*(part // asked.devices for part in parts), activations=0)
+
+
 def _memory(asked: Asked, config: TrainConfig) -> accounting.Memory:
-    """Of one device: weights, gradients and moments are shared by all, a pass is its own."""
-    data, muon = config.data, config.optimizer.matrices == "muon"
-    whole = accounting.memory(
-        config.model, data.rows, data.slots, data.tokens or data.slots, torch.bfloat16, config.ema > 0, muon
-    )
-    shares = (whole.weights, whole.gradients, whole.optimizer, whole.average)
-    return accounting.Memory(*(part // asked.devices for part in shares), activations=whole.activations)
+    """Of one device, with the activations of a pass, which are its own."""
+    data, tokens = config.data, config.data.tokens or config.data.slots
+    queried = accounting.assumed_queries(config.model, data.rows * tokens)
+    saved = accounting.saved_bytes(config.model, data.rows, data.slots, tokens, queried, torch.bfloat16)
+    return replace(_state(asked, config), activations=saved)
 
 
 def _no_room(asked: Asked, smallest: Plan) -> str:
