@@ -1,5 +1,6 @@
 """Studies that compare variants of one run, and the study of sizes and lengths."""
 
+import dataclasses
 import io
 import math
 
@@ -20,6 +21,7 @@ from trimask.studies.conduct import conduct
 from trimask.studies.executors import Here
 from trimask.studies.layout import Layout
 from trimask.studies.masking import Masking
+from trimask.studies.mixture import Mixture, mean_loss
 from trimask.studies.noise import Noise
 from trimask.studies.scaling import LAW, Scaling, of_rows
 from trimask.studies.table import Cell, Row
@@ -108,6 +110,54 @@ def test_a_comparison_is_run_and_judged_by_one_process(base, tmp_path):
     assert len(rows) == 8 and all({"text", LOSS, GRADIENT} <= {*r.values} and {*r.errors} == {"text"} for r in rows)
     assert all(r.loss == pytest.approx(r.values["text"]) and r.values[GRADIENT] > 0 for r in rows)
     assert "Beside 'the recipe'" in (tmp_path / "report.html").read_text().replace("&#x27;", "'")
+
+
+# Mixtures.
+
+
+def mixed(cell: Cell) -> Row:
+    """Each modality needs its own source; speech helps text a little, pictures do not."""
+    scenes, speech, words = (float(v) for _, v in cell.variant)
+    size = 20 * sizes(cell.depth) ** -0.3 + 200 * (cell.steps * 2000) ** -0.4
+    values = {
+        "image": 1.0 + 1 / (2 * scenes**0.9) + size,
+        "audio": 3.0 + 1 / (9 * speech**0.3) + size,
+        "text": 1.5 + 1 / (7 * words**0.5 + 3.0 * speech**0.5) + size,
+    }
+    values = {k: v * math.exp(5e-4 * noise(cell, k)) for k, v in values.items()}
+    params = sizes(cell.depth)
+    return Row(cell, 0.0, values, cell.steps * 2000, 1.0, dict.fromkeys(values, 0.01), params=params, body=params)
+
+
+def test_the_best_mixture_of_a_law_is_trained_beside_what_was_tried(tri):
+    study = Mixture(seeds=3)
+    mixtures = study.mixtures(tri)
+    assert len(mixtures) >= 12 and all(sum(h) == pytest.approx(1, abs=1e-3) for h in mixtures)
+    assert min(min(h) for h in mixtures if h != (0.5, 0.45, 0.05)) >= 0.1 and (0.3333,) * 3 in mixtures
+    first = study.plan(tri, ())
+    assert len(first) == len(set(first)) == 5 * len(mixtures)
+    rows = [mixed(c) for c in first]
+    last = [c for c in study.plan(tri, rows) if c not in first]
+    assert len(last) in (6, 9) and {c.seed for c in last} == {100, 101, 102} and {c.depth for c in last} == {4}
+    said = " ".join(study.report(tri, [*rows, *(mixed(c) for c in last)]).findings)
+    # Where the truth is lowest, over a fine grid.
+    grid = [(a / 40, b / 40, (40 - a - b) / 40) for a in range(1, 39) for b in range(1, 40 - a)]
+    keys = [k for k, _ in first[0].variant]
+
+    def true_loss(shares) -> float:
+        return mean_loss(mixed(dataclasses.replace(last[0], variant=tuple(zip(keys, shares, strict=True)))))
+
+    found = tuple(float(v) for _, v in last[0].variant)
+    assert true_loss(found) < min(map(true_loss, grid)) + 0.01 < true_loss((1 / 3,) * 3)
+    assert "Trained on fresh seeds, the law's best is better beside equal shares" in said
+    text = said.split("text: the law errs by ")[1]
+    assert "At one share of world-text, scenes instead of speech changes it by +" in text
+    # Before all are there, nothing is fitted.
+    assert study.report(tri, rows[:5]).findings == []
+    with pytest.raises(UsageError, match=r"3 sources cannot be mixed with at least 0\.4"):
+        Mixture(least=0.4).mixtures(tri)
+    with pytest.raises(UsageError, match="three depths"):
+        Mixture(depths=(2, 3))
 
 
 # Sizes and lengths.

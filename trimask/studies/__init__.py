@@ -13,6 +13,7 @@ STUDIES: Mapping[str, str] = {
     "transfer": "The best learning rate against width and depth: does it stay?",
     "batch": "Final loss against the physical batch, with and without the rule; finds S_crit.",
     "horizon": "How the best rate falls with the length of a run: fits gamma.",
+    "mixture": "Shares of the sources: which are best, and does one modality help another?",
     "noise": "Schedules of the masking rate in training, for each modality.",
     "masking": "Complementary masks, and what becomes of conditions.",
     "layout": "Coordinates of positions, and how many codes share one.",

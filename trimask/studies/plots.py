@@ -23,6 +23,17 @@ def axes(x: str, y: str):
     return figure, plot
 
 
+def panels(count: int, x: str, y: str):
+    """(figure, axes of each panel) side by side."""
+    figure = Figure(figsize=(count * SIZE[0], SIZE[1]), layout="constrained")
+    found = figure.subplots(1, count, squeeze=False)[0]
+    for plot in found:
+        plot.set(xlabel=x, ylabel=y)
+        plot.grid(True, alpha=0.3)
+        plot.spines[["top", "right"]].set_visible(False)
+    return figure, found
+
+
 def line(x: str, y: str, xs: Sequence[float], ys: Sequence[float]) -> Figure:
     """One line with its points."""
     figure, plot = axes(x, y)
