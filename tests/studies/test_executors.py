@@ -1,6 +1,7 @@
 """Where runs go: whoever dies, nothing is lost, and nothing is run twice to its end."""
 
 import io
+import json
 import os
 import signal
 import subprocess
@@ -43,9 +44,10 @@ def after(folder: Path, rows: int, process: subprocess.Popen, limit: float = 120
 
 
 def whole(folder: Path) -> None:
-    """Every run is there, and once."""
+    """Every run is there, and came to its end once; one may have failed before."""
     rows = table.read(folder)
-    assert len(whole_lines(folder / table.TABLE)) == len(rows) == CELLS, Path(f"{folder}.out").read_text()
+    ended = [line for line in whole_lines(folder / table.TABLE) if not json.loads(line)["failure"]]
+    assert len(ended) == len(rows) == CELLS, Path(f"{folder}.out").read_text()
     assert not [row.failure for row in rows if row.failure] and set(Counter(r.cell for r in rows).values()) == {1}
     assert (folder / "report.html").exists() and not list((folder / "runs").iterdir())
 
