@@ -43,6 +43,15 @@ def test_what_leaves_the_range_is_cautioned(trimask, settings, says):
     assert made.code == 0 and says in lines(made.out)["caution"], made.out
 
 
+def test_a_schedule_has_a_base_point_of_its_own(trimask):
+    rates = []
+    for schedule in ("Cosine", "WarmupStableDecay"):
+        made = trimask("inspect", "study", f"schedule={schedule}", "--optimizer")
+        assert made.code == 0 and lines(made.out)["base"].count(schedule), made.err
+        rates.append(float(lines(made.out)["rate"].split()[1]))
+    assert rates[1] == pytest.approx(0.6 * rates[0], rel=1e-3)
+
+
 def test_a_dry_run_says_the_same_and_what_it_costs(trimask):
     settings = ("study", "model.depth=2", "budget.steps=2000")
     dry, looked = trimask("train", *settings, "--dry-run"), trimask("inspect", *settings, "--optimizer")
@@ -66,7 +75,7 @@ def test_a_budget_of_minutes_says_what_was_timed(trimask):
 @pytest.mark.parametrize(
     "arguments, says",
     [
-        (("tri", "schedule=WarmupStableDecay", "bases.1=None"), "bases.1"),
+        (("tri", "bases.0.schedule=One", "bases.1.schedule=Two"), "no base point is stored for the schedule Cosine"),
         (("tri", "bases.0.gamma=2"), "gamma=2.0"),
         (("tri", "data.slots=-1"), "data.slots=-1 must be positive"),
         (("tri", "model.parametrization=best"), "Could not cast 'best' to Literal['completep', 'mup', 'standard']"),
