@@ -62,8 +62,8 @@ COSINE = BasePoint(
 )  # fmt: skip
 """What `trimask.recipes.study` trains."""
 STABLE = chz.replace(
-    COSINE, schedule="WarmupStableDecay", rate=0.6, longest=4.0,
-    source="docs/studies: schedules (rate, length); S_crit is that of Cosine",
+    COSINE, schedule="WarmupStableDecay", rate=0.6,
+    source="docs/studies: schedules (rate); gamma and S_crit are those of Cosine",
 )  # fmt: skip
 """The same under a rate that is constant before it falls: it is best at a lower one."""
 PLAIN: Mapping[str, float] = {"embedding_std": 0.5, "head_std": 0.02}
