@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,15 @@ from trimask import recipes
 from trimask.core.errors import DataError, UsageError
 from trimask.model import accounting
 from trimask.model.transformer import Transformer
-from trimask.studies.planning import ALL, Asked, Law, describe, device, plan
+from trimask.studies import planning
+from trimask.studies.planning import ALL, Law, describe, device, plan
 from trimask.train.resolve import density, resolve, step_flops
+
+
+def asked_of(law: Law, **more) -> planning.Asked:
+    """Of the recipe `tri`."""
+    return planning.Asked(law, "tri", partial(recipes.configure, "tri"), **more)
+
 
 VALUES = {"E": 1.5, "A": 400.0, "B": 2000.0, "alpha": 0.34, "beta": 0.37}
 
@@ -31,7 +39,7 @@ def law(tmp_path: Path) -> Law:
 @pytest.mark.parametrize("params, depth", [(3.2e8, 8), (3e9, 24)])
 def test_a_plan_of_a_size_is_the_model_that_is_made(law, params, depth):
     """Parameters, operations and memory of the pilot and of 3B, beside the model on the meta device."""
-    made = plan(Asked(law, params=params, flops=1e21))
+    made = plan(asked_of(law, params=params, flops=1e21))
     # The vocabulary that ships is small, so a model of as many parameters has more blocks.
     assert abs(math.log(made.counts.total / params)) < 0.25 and made.config.model.depth >= depth
     with torch.device("meta"):
@@ -49,32 +57,32 @@ def test_a_plan_of_a_size_is_the_model_that_is_made(law, params, depth):
 
 
 def test_the_size_of_a_budget_is_the_best_that_fits(law):
-    asked = Asked(law, flops=1e19)
+    asked = asked_of(law, flops=1e19)
     best = plan(asked)
     for other in (-1, 1):
         depth = best.config.model.depth + other
         size = accounting.parameters(recipes.configure("tri", [f"model.depth={depth}"]).model).total
-        beside = plan(Asked(law, flops=1e19, params=size))
+        beside = plan(asked_of(law, flops=1e19, params=size))
         assert beside.config.model.depth == depth
         assert law.loss(beside.counts.total, beside.tokens) > law.loss(best.counts.total, best.tokens)
     # A device that is too small takes a smaller model, with more tokens.
-    small = plan(Asked(law, flops=1e22, device=device("L4", 0.4)))
-    large = plan(Asked(law, flops=1e22, device=device("H200", 0.4), devices=64))
+    small = plan(asked_of(law, flops=1e22, device=device("L4", 0.4)))
+    large = plan(asked_of(law, flops=1e22, device=device("H200", 0.4), devices=64))
     assert small.counts.total < large.counts.total and small.tokens > large.tokens
     assert small.memory.total < 0.9 * 24e9
     # Batches are whole passes of all devices, not beyond the critical one.
     horizon = resolve(large.config).horizon
     assert large.config.rows % (64 * large.config.data.rows) == 0 and horizon is not None
-    hours = plan(Asked(law, hours=10, device=device("H100", 0.5), devices=8))
+    hours = plan(asked_of(law, hours=10, device=device("H100", 0.5), devices=8))
     assert hours.flops == pytest.approx(10 * 3600 * 8 * 0.5 * 989e12) and hours.seconds == pytest.approx(36_000)
     # Without a budget: the tokens for which a size is the best, where both slopes are alike.
-    alone = plan(Asked(law, params=3e8))
+    alone = plan(asked_of(law, params=3e8))
     n, d = alone.counts.total, alone.tokens
     assert VALUES["alpha"] * VALUES["A"] * n**-0.34 == pytest.approx(VALUES["beta"] * VALUES["B"] * d**-0.37)
 
 
 def test_a_plan_says_what_to_expect_and_how_far_it_reaches(law):
-    asked = Asked(law, flops=1e21, device=device("h200", 0.4), devices=64, unique={"text": 1e9})
+    asked = asked_of(law, flops=1e21, device=device("h200", 0.4), devices=64, unique={"text": 1e9})
     made = plan(asked)
     text = "\n".join(describe(asked, made))
     n, d = made.counts.total, made.tokens
@@ -84,7 +92,7 @@ def test_a_plan_says_what_to_expect_and_how_far_it_reaches(law):
     assert f"epochs       text {0.25 * d / 1e9:.3g}" in text and "text: more than 4 epochs" in text
     assert f"run          trimask train tri model.depth={made.config.model.depth} budget.tokens={int(d)}" in text
     assert "64 x H200: 40% of 989TFLOP/s, assumed" in text and "kappa" in text
-    near = Asked(law, flops=1e17)
+    near = asked_of(law, flops=1e17)
     assert "extrapolated" not in "\n".join(describe(near, plan(near)))
 
 
@@ -104,7 +112,7 @@ def test_a_plan_says_what_to_expect_and_how_far_it_reaches(law):
 )
 def test_what_cannot_be_says_why(law, more, says):
     with pytest.raises(UsageError, match=says):
-        plan(Asked(law, **more))
+        plan(asked_of(law, **more))
 
 
 def test_what_is_no_law_or_no_device_is_said(law, tmp_path: Path):
@@ -113,6 +121,6 @@ def test_what_is_no_law_or_no_device_is_said(law, tmp_path: Path):
         Law.read(tmp_path / "other.json")
     with pytest.raises(UsageError, match="no device is called 'H9000'; there are: A100"):
         device("H9000", 0.4)
-    asked = Asked(law, flops=1e19, unique={"smell": 3.0})
+    asked = asked_of(law, flops=1e19, unique={"smell": 3.0})
     with pytest.raises(UsageError, match="the law knows no tokens of 'smell'; it has: text"):
         describe(asked, plan(asked))

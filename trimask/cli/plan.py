@@ -1,6 +1,7 @@
 """`trimask plan`: what to train with the compute there is."""
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -37,6 +38,7 @@ def plan(
     """
     from rich.console import Console
 
+    from trimask import recipes
     from trimask.studies import planning
 
     numbers = {"--flops": flops, "--hours": hours, "--params": params, "--mfu": mfu}
@@ -48,7 +50,8 @@ def plan(
     device = planning.device(kind, mfu) if kind else None
     stated = tuple(settings or ())
     held = _counts(unique) if unique else None
-    asked = planning.Asked(planning.Law.read(law), recipe, stated, flops, hours, params, device, count, held)
+    made = partial(recipes.configure, recipe)
+    asked = planning.Asked(planning.Law.read(law), recipe, made, stated, flops, hours, params, device, count, held)
     lines = planning.describe(asked, planning.plan(asked))
     Console().print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 

@@ -6,7 +6,7 @@ in every run (`train.resolve`).
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ import chz
 import numpy as np
 import torch
 
-from trimask import recipes
 from trimask.core.errors import DataError, UsageError
 from trimask.core.files import read_json
 from trimask.core.units import duration, si
@@ -131,7 +130,9 @@ class Asked:
     """What a plan is for: one of `flops`, `hours` and `params`, or params with one of the others."""
 
     law: Law
-    recipe: str = "tri"
+    recipe: str
+    configure: Callable[[Sequence[str]], TrainConfig]
+    """The configuration of that recipe with settings key=value."""
     settings: tuple[str, ...] = ()
     flops: float | None = None
     hours: float | None = None
@@ -197,7 +198,7 @@ def _candidates(asked: Asked) -> list[Plan]:
 
 
 def _configured(asked: Asked, depth: int) -> TrainConfig:
-    return recipes.configure(asked.recipe, [*asked.settings, f"model.depth={depth}"])
+    return asked.configure([*asked.settings, f"model.depth={depth}"])
 
 
 def _depth_of(asked: Asked, params: float) -> int:
