@@ -64,10 +64,16 @@ def workers(name: str) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_study_that_is_killed_goes_on(prepared, tmp_path, sign):
+@pytest.mark.parametrize(
+    "sign, places",
+    [
+        (signal.SIGKILL, (2,)),
+        *(pytest.param(s, (2, 5), marks=pytest.mark.long) for s in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)),
+    ],
+)
+def test_a_study_that_is_killed_goes_on(prepared, tmp_path, sign, places):
     folder = tmp_path / "study"
-    for rows in (2, 5):
+    for rows in places:
         process = start(prepared, folder)
         after(folder, rows, process)
         process.send_signal(sign)
@@ -76,6 +82,7 @@ def test_a_study_that_is_killed_goes_on(prepared, tmp_path, sign):
     whole(folder)
 
 
+@pytest.mark.long
 def test_slurm_runs_each_cell_in_a_job(prepared, tmp_path):
     """submitit's own local cluster stands in for one with Slurm."""
     executor = Slurm(cluster="local", cpus=1, jobs=2, logs=str(tmp_path / "logs"))
