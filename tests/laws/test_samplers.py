@@ -165,7 +165,6 @@ def test_the_length_of_a_free_span_is_drawn_first_and_what_is_in_it_follows_the_
 
 
 def test_the_length_of_what_is_continued_is_drawn_first_too():
-    """Given how a text begins its end follows the law of such texts, however many tokens go at a step."""
     law = toy.lengths([0.1, 0.4, 0.2, 0.3], span=4)
     hidden = np.array([False, True, True, True])
     row = Row((Segment("text", np.array([1]), True, 4, hidden),))
@@ -395,10 +394,8 @@ def test_blocks_come_one_after_the_other():
     assert turns(Blockwise(block=2, inner=linear), [1, 6, 7]) == [[1], [6], [7]]
     # So many steps in all are shared by the blocks, at least one each.
     assert [len(t) for t in turns(Blockwise(block=4, inner=linear, steps=7), range(8))] == [2, 1, 1, 2, 1, 1]
-    # Never more steps than were asked for: blocks are wider where there are too many.
     assert [len(t) for t in turns(Blockwise(block=4, inner=linear, steps=1), range(8))] == [8]
     assert [len(t) for t in turns(Blockwise(block=1, inner=linear, steps=3), range(8))] == [3, 3, 2]
-    # What may idle has all the steps of its share.
     idle = Blockwise(block=4, inner=Remasking(steps=16), steps=64)
     begins_BK = timetable(idle, np.ones((1, 8), bool), np.arange(8)[None], np.zeros((1, 8), int))[2]
     assert begins_BK.tolist() == [[0, 32, 64]]

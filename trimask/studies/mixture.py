@@ -105,11 +105,8 @@ class Mixture(Study):
 
     def _laws(self, rows: Sequence[Row]) -> dict[str, Fit]:
         """A law for each modality."""
-        out = {}
-        for target in sorted({name for row in rows for name in row.errors}):
-            key = tuple((shares_of(row), row.params, row.tokens, row.values[target]) for row in rows)
-            out[target] = _fitted(key)
-        return out
+        targets = sorted({name for row in rows for name in row.errors})
+        return {target: _fitted(losses_of(rows, target)) for target in targets}
 
     def _chosen(self, base: TrainConfig, rows: Sequence[Row]) -> dict[str, Shares]:
         """What is compared at the end, at the largest size."""
@@ -137,11 +134,12 @@ class Mixture(Study):
         ]  # fmt: skip
         columns = ["blocks", "steps", *names, *targets, "mean"]
         out.tables.append(("Bounds by shares of positions, nats a token", columns, lines))
-        if len(found) < len(self._searched(base)):
+        known = fits.losses(rows)
+        if not all(cell in known for cell in self._searched(base)):
             return out
         for target, law in self._laws(found).items():
             out.findings.append(
-                f"{target}: the law errs by {law.error(of_rows(found, target)):.2%} on the mean. "
+                f"{target}: the law errs by {law.error(table_of(losses_of(found, target))):.2%} on the mean. "
                 + helped(found, target, names)
             )
         chosen = self._chosen(base, rows)
@@ -172,28 +170,32 @@ def shares_of(row: Row) -> Shares:
     return tuple(float(value) for _, value in row.cell.variant)
 
 
-@lru_cache(maxsize=64)
-def _fitted(rows: tuple[tuple[Shares, int, int, float], ...]) -> Fit:
-    """The law of these (shares, parameters, tokens, loss): a plan is asked for often, and a fit takes seconds."""
-    shares, params, tokens, losses = zip(*rows, strict=True)
+Losses = tuple[tuple[Shares, int, int, float], ...]
+"""(shares, parameters, tokens, loss) of each run."""
+
+
+def losses_of(rows: Sequence[Row], target: str) -> Losses:
+    """The losses of a modality."""
+    return tuple((shares_of(row), row.params, row.tokens, row.values[target]) for row in rows)
+
+
+def table_of(runs: Losses) -> Table:
+    """The same as laws take them; every run is a training of its own."""
+    shares, params, tokens, losses = zip(*runs, strict=True)
     shares_RK = np.array(shares) / np.sum(shares, 1, keepdims=True)
-    table = Table(np.array(params, float), np.array(tokens, float), np.array(losses), np.arange(len(rows)), shares_RK)
-    return fit(Law(Units.of(table), sources=shares_RK.shape[1], count=STARTS), table)
+    return Table(np.array(params, float), np.array(tokens, float), np.array(losses), np.arange(len(runs)), shares_RK)
+
+
+@lru_cache(maxsize=64)
+def _fitted(runs: Losses) -> Fit:
+    """Their law: a plan is asked for often, and a fit takes seconds."""
+    table = table_of(runs)
+    return fit(Law(Units.of(table), sources=len(runs[0][0]), count=STARTS), table)
 
 
 def mean_loss(row: Row) -> float:
     """Over modalities, each as much."""
     return float(np.mean([row.values[name] for name in row.errors]))
-
-
-def of_rows(rows: Sequence[Row], target: str) -> Table:
-    """The losses of a modality with the shares of the sources."""
-    shares_RK = np.array([shares_of(row) for row in rows])
-    shares_RK = shares_RK / shares_RK.sum(1, keepdims=True)
-    sizes, tokens, losses = (
-        np.array(x, float) for x in zip(*((row.params, row.tokens, row.values[target]) for row in rows), strict=True)
-    )
-    return Table(sizes, tokens, losses, np.array([row.cell.key for row in rows]), shares_RK)
 
 
 def helped(rows: Sequence[Row], target: str, names: Sequence[str]) -> str:
