@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import math
+from pathlib import Path
 
 import chz
 import numpy as np
@@ -23,6 +24,7 @@ from trimask.studies.layout import Layout
 from trimask.studies.masking import Masking
 from trimask.studies.mixture import Mixture, mean_loss
 from trimask.studies.noise import Noise
+from trimask.studies.paradigm import CAUSAL, Paradigm
 from trimask.studies.scaling import LAW, Scaling, of_rows
 from trimask.studies.table import Cell, Row
 from trimask.studies.training import configuration
@@ -38,7 +40,7 @@ def tri():
     return recipes.configure("study")
 
 
-@pytest.mark.parametrize("study", [Noise(), Masking(), Layout()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("study", [Noise(), Masking(), Layout(), Paradigm()], ids=lambda s: type(s).__name__)
 def test_every_variant_is_a_run_that_can_be_made_and_no_two_are_one(study: Compare, tri, tmp_path):
     variants = study.variants(tri)
     made = [configuration(tri, cell_of(tri, variant=v), tmp_path) for v in variants.values()]
@@ -80,6 +82,32 @@ def test_a_comparison_says_what_is_sure(base):
     assert judged({0: 1.0}, {0: 2.0}).verdict == ""
     with pytest.raises(UsageError, match=r"study\.seeds=1"):
         Noise(seeds=1)
+
+
+def test_each_paradigm_is_compared_at_its_own_best_rate(tri):
+    """Autoregression is better by 0.2 at a rate where masked diffusion is worse by 0.5."""
+    study = Paradigm(lengths=(1, 2), seeds=3)
+    rate, steps, rows = tri.optimizer.rate, cell_of(tri).steps, []
+
+    def run(cell: Cell) -> Row:
+        off = abs(math.log2(cell.rate / rate) - (1 if set(CAUSAL) <= set(cell.variant) else 0))
+        value = 3 - 0.2 * (set(CAUSAL) <= set(cell.variant)) + 0.5 * off + 0.1 * cell.seed
+        return Row(cell, value, {"text": value, LOSS: 0.1, GRADIENT: 2.0}, 0, 0.0, errors={"text": 0.1})
+
+    first = study.plan(tri, rows)
+    assert len(first) == 2 * 4 * 3 and {c.seed for c in first} == {0} and {c.steps for c in first} == {steps, 2 * steps}
+    rows = [run(cell) for cell in first]
+    rest = [cell for cell in study.plan(tri, rows) if cell not in first]
+    assert len(rest) == 2 * 4 * 2 and len(study.expected(tri)) == len(first) + len(rest)
+    assert {(c.rate, set(CAUSAL) <= set(c.variant)) for c in rest} == {(rate, False), (2 * rate, True)}
+    report = study.report(tri, [*rows, *map(run, rest)])
+    said = " ".join(report.findings)
+    for n in (steps, 2 * steps):
+        assert f"{n} steps: text: autoregression is better than masked diffusion, -0.2000 +- 0.0000" in said
+        assert f"autoregression {2 * rate:.4g}" in said
+    with pytest.raises(UsageError, match="not causal"):
+        study.variants(configuration(tri, cell_of(tri, variant=CAUSAL), Path("unused")))
+    assert study.report(tri, rows[:1]).tables
 
 
 def test_the_noise_of_a_gradient_is_that_of_its_batches(base):

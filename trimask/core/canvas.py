@@ -249,7 +249,7 @@ class Composer:
         for r, segments in enumerate(owners):
             for q, (item, given) in enumerate(segments):
                 for k, (other, clean) in enumerate(segments):
-                    sees[r, q, k] = item == other and (self.vocabulary.sight == "full" or clean or not given)
+                    sees[r, q, k] = item == other and (self.vocabulary.sight != "cached" or clean or not given)
         return sees
 
 

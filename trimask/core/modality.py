@@ -121,14 +121,21 @@ class Vocabulary:
         doc="names with a task token; every other combination uses the last, 'any'",
     )
     positions: Literal["axial", "flat"] = chz.field(default="axial", doc="coordinates for RoPE")
-    sight: Literal["full", "cached"] = chz.field(
-        default="full", doc="cached: given segments see only given ones, so what is computed of them can be kept"
+    sight: Literal["full", "cached", "causal"] = chz.field(
+        default="full",
+        doc="cached: given segments see only given ones, so what is computed of them can be kept; "
+        "causal: positions see what is before them alone, an autoregressive model",
     )
 
     @chz.init_property
     def offsets(self) -> tuple[int, ...]:
         """First id of each modality's range, then the first special id."""
         return tuple(np.cumsum([0, *(m.width for m in self.modalities)]).tolist())
+
+    @property
+    def causal(self) -> bool:
+        """Whether models read from left to right and each position predicts the next one's tokens."""
+        return self.sight == "causal"
 
     @chz.init_property
     def mask(self) -> int:

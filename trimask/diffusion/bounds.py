@@ -47,6 +47,11 @@ def by_count(rng: np.random.Generator, n: int, draws: int) -> tuple[np.ndarray, 
     return ranks < count[:, None], n / count
 
 
+def _whole(rng: np.random.Generator, n: int, draws: int) -> tuple[np.ndarray, np.ndarray]:
+    """All tokens at once, each given those before it."""
+    return np.ones((draws, n), bool), np.ones(draws)
+
+
 def bounds(
     denoiser: Denoiser,
     rows: Sequence[Row],
@@ -58,11 +63,14 @@ def bounds(
 ) -> list[Bound]:
     """The bound of each row's targets given the rest of it. `draws` model evaluations a row.
 
+    Of a causal model one evaluation is enough, and the bound is the negative log-likelihood itself.
     The standard error comes from halves of the strata (two interleaved replicates), so `draws`
     must be even and at least 4.
     """
     if draws < 4 or draws % 2:
         raise ValueError(f"draws must be even and at least 4, got {draws}")
+    if composer.vocabulary.causal:
+        plan, draws = _whole, 1
     copies = [(r, d) for r in range(len(rows)) for d in range(draws)]
     plans = [plan(generator("bound", seed, row.key), _tokens(composer, row), draws) for row in rows]
     value = np.zeros((len(rows), draws))
@@ -85,7 +93,8 @@ def _masked_ce(denoiser: Denoiser, canvas: Canvas, masks: Sequence[np.ndarray], 
     where_BL = torch.zeros(canvas.shape, dtype=torch.bool)
     where_BL[canvas.maskable_BL] = torch.from_numpy(np.concatenate(masks))
     asked = queries(canvas, where_BL, vocabulary)
-    noisy = canvas.with_ids(canvas.ids_BL.masked_fill(where_BL, vocabulary.mask))
+    hidden_BL = where_BL & (not vocabulary.causal)
+    noisy = canvas.with_ids(canvas.ids_BL.masked_fill(hidden_BL, vocabulary.mask))
     total_B = torch.zeros(canvas.shape[0], dtype=torch.float64)
     for query, logits in zip(asked, denoiser(noisy, asked), strict=True):
         index = query.index_N[: query.count]
@@ -96,6 +105,8 @@ def _masked_ce(denoiser: Denoiser, canvas: Canvas, masks: Sequence[np.ndarray], 
 
 
 def _summary(value_S: np.ndarray, tokens: int) -> Bound:
+    if len(value_S) == 1:
+        return Bound(float(value_S[0]), 0.0, tokens)
     half = 0.5 * abs(value_S[::2].mean() - value_S[1::2].mean())
     return Bound(float(value_S.mean()), float(half), tokens)
 

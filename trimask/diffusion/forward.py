@@ -49,9 +49,13 @@ def time(seed: int, span: Span) -> float:
 def corrupt(canvas: Canvas, vocabulary: Vocabulary, seed: int) -> Masked:
     """Mask a clean canvas. Targets of one item share their time; each follows its own schedule.
 
+    Of a causal vocabulary nothing is masked and every target is scored: the exact likelihood, token by token.
     Items whose draw has view 1 (anti-masking) get the complement of the mask of view 0 and the weight of
     the schedules run backwards, so that either view estimates the bound.
     """
+    if vocabulary.causal:
+        every = queries(canvas, canvas.maskable_BL, vocabulary)
+        return Masked(canvas, canvas.ids_BL, canvas.weight_BL, torch.ones_like(canvas.weight_BL), every)
     hide = np.zeros(canvas.shape, bool)
     weight = np.zeros(canvas.shape, np.float32)
     rate = np.zeros(canvas.shape, np.float32)

@@ -24,7 +24,7 @@ from trimask.diffusion.denoiser import Denoiser
 from trimask.diffusion.drawing import draw
 from trimask.diffusion.guidance import against, guided
 from trimask.diffusion.objective import columns
-from trimask.diffusion.samplers import Move, View
+from trimask.diffusion.samplers import Blockwise, Move, View
 from trimask.diffusion.samplers.base import DRAWN
 from trimask.diffusion.settings import Course, Settings, at
 from trimask.diffusion.state import Part, State, timetable, units
@@ -70,7 +70,8 @@ class Engine:
         `settings` maps modality names to how each is sampled, for all rows or for each. `keys` name the rows (default:
         their numbers). `ends_BL` says which tokens may become END or FILL (default: any). `negative` holds the same
         targets under another condition, which guidance pushes away from. Raises `UsageError` when there is nothing
-        to fill, settings of a modality are missing, or guidance is to be away from two things.
+        to fill, settings of a modality are missing, or guidance is to be away from two things. A causal model fills one
+        segment of a row, from left to right, and ends it where it comes to the end.
         """
         count = canvas.shape[0]
         keys = range(count) if keys is None else keys
@@ -82,7 +83,10 @@ class Engine:
         if negative is not None and self.weaker is not None:
             raise UsageError("guidance is away from a weaker model or from a negative condition, not from both")
         other = None if negative is None else against(canvas, negative)
-        canvas, ends_BL = self._with_lengths(canvas, of_row, ends_BL, seed, keys)
+        if self.vocabulary.causal:
+            self._check_order(canvas, of_row)
+        else:
+            canvas, ends_BL = self._with_lengths(canvas, of_row, ends_BL, seed, keys)
         key_B = torch.tensor([row_key("sample", seed, k) for k in keys], device=canvas.ids_BL.device)
         level_BL = self._lookup(self._level, canvas)
         parts = self._parts(canvas, of_row, level_BL)
@@ -105,6 +109,25 @@ class Engine:
                 name = self.vocabulary.modalities[m].name
                 if name not in of_row[row]:
                     raise UsageError(f"no sampling settings for modality {name!r}")
+
+    def _check_order(self, canvas: Canvas, of_row: Sequence[Mapping[str, Settings]]) -> None:
+        """What a causal model says of a token holds where all before it are known."""
+        filled: dict[int, str] = {}
+        todo_BL = to_fill(canvas, self.vocabulary)
+        for span in canvas.spans:
+            if not todo_BL[span.row, span.start : span.start + span.length].any():
+                continue
+            if span.row in filled:
+                raise UsageError(
+                    f"row {span.row}: a causal model fills one segment after the other; first fill "
+                    f"{filled[span.row]}, then give it and fill {span.kind}"
+                )
+            filled[span.row] = span.kind
+            sampler = of_row[span.row][self.vocabulary.modalities[self.vocabulary.modality(span.kind)].name].sampler
+            if not (isinstance(sampler, Blockwise) and sampler.block == 1 and not sampler.steps):
+                raise UsageError(
+                    "a causal model fills one position after the other: sample with blockwise:block=1, without steps"
+                )
 
     def _parts(self, canvas: Canvas, of_row: Sequence[Mapping[str, Settings]], level_BL: Tensor) -> tuple[Part, ...]:
         """What is to be filled, by modality and settings, and when."""

@@ -99,7 +99,7 @@ def write_bundle(
     _check_tokenizers(model.config, tokenizers)
     state = {k: v.detach().to("cpu", DTYPES[dtype]).contiguous() for k, v in (weights or model.state_dict()).items()}
     save_file(state, folder / WEIGHTS)
-    write_defaults(folder, defaults or Defaults())
+    write_defaults(folder, defaults or Defaults(sampling.starting(model.vocabulary)))
     _write(folder / MANIFESTS, list(manifests))
     for name, tokenizer in tokenizers.items():
         tokenizer.save(folder / TOKENIZERS / name)

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict
 
 from trimask.core.errors import ArtifactError, UsageError
+from trimask.core.modality import Vocabulary
 from trimask.diffusion import samplers
 from trimask.diffusion.caching import SCOPES, Cache
 from trimask.diffusion.samplers import Blockwise, Confidence, Phases, RandomOrder, Sampler
@@ -73,6 +74,15 @@ STARTING: Mapping[str, Settings] = {
     "speech>text": _READING,
 }
 """Modality or task -> settings of a model whose bundle has none."""
+
+
+# What a causal model says of a position, it says of all of the position's tokens at once.
+_LEFT_TO_RIGHT = Blockwise(block=1, inner=RandomOrder(steps=1))
+
+
+def starting(vocabulary: Vocabulary) -> Mapping[str, Settings]:
+    """`STARTING`, in the order that the vocabulary's models can be asked in."""
+    return {k: replace(s, sampler=_LEFT_TO_RIGHT) for k, s in STARTING.items()} if vocabulary.causal else STARTING
 
 
 @dataclass(frozen=True)

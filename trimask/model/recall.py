@@ -40,7 +40,8 @@ class Fresh:
     """int64: number of each position among the N, 0 of those that are not computed."""
 
     @classmethod
-    def of(cls, canvas: Canvas, stale_BP: Bool[Tensor, "B P"]) -> "Fresh":
+    def of(cls, canvas: Canvas, stale_BP: Bool[Tensor, "B P"], causal: bool = False) -> "Fresh":
+        """Those of `stale_BP`; with `causal` they attend to what is before them alone."""
         b, p = stale_BP.shape
         at_N = stale_BP.flatten().nonzero().flatten()
         count = len(at_N)
@@ -52,6 +53,8 @@ class Fresh:
         segment_BP = canvas.segment_BP.clamp(min=0)
         sees_NG = canvas.sees_BGG[row_N, segment_BP.flatten()[at_N]]
         allowed_NP = sees_NG.gather(1, segment_BP[row_N]) & (canvas.segment_BP >= 0)[row_N]
+        if causal:
+            allowed_NP = allowed_NP & (torch.arange(p, device=at_N.device) <= (at_N % p)[:, None])
         # Each sees itself, as in `attention_mask`.
         allowed_NP = allowed_NP.scatter(1, (at_N % p)[:, None], True)
         mask_XP = torch.ones(b * most, p, dtype=torch.bool, device=at_N.device).index_copy_(0, place_N, allowed_NP)

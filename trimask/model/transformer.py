@@ -18,10 +18,10 @@ from trimask.model.recall import Fresh, stale
 from trimask.model.timing import Timing
 
 
-def attention_mask(segment_BP: Tensor, sees_BGG: Tensor) -> Tensor:
+def attention_mask(segment_BP: Tensor, sees_BGG: Tensor, causal: bool = False) -> Tensor:
     """Boolean mask (B, 1, P, P): which position attends to which, from the segments' visibility.
 
-    Padding attends to itself alone, so that no row of the softmax is empty.
+    With `causal` to none behind itself. Padding attends to itself alone, so that no row of the softmax is empty.
     """
     inside_BP = segment_BP >= 0
     safe_BP = segment_BP.clamp(min=0)
@@ -29,6 +29,8 @@ def attention_mask(segment_BP: Tensor, sees_BGG: Tensor) -> Tensor:
     rows_BPG = sees_BGG.gather(1, safe_BP[..., None].expand(-1, -1, sees_BGG.shape[2]))
     allowed_BPP = rows_BPG.gather(2, safe_BP[:, None].expand(-1, p, -1))
     allowed_BPP = allowed_BPP & inside_BP[:, :, None] & inside_BP[:, None]
+    if causal:
+        allowed_BPP = allowed_BPP.tril()
     own = torch.eye(p, dtype=torch.bool, device=safe_BP.device)
     return (allowed_BPP | own).unsqueeze(1)
 
@@ -214,7 +216,11 @@ class Head(Freezable):
 
 
 class Transformer(nn.Module):
-    """Masked-token predictor: a `diffusion.Denoiser`."""
+    """Masked-token predictor: a `diffusion.Denoiser`.
+
+    Where the vocabulary is causal, a token is predicted at the position before its own, which sees what is before
+    it alone: an autoregressive model, whose logits depend on no masked token as long as all before it are known.
+    """
 
     def __init__(self, config: ModelConfig, seed: int = 0):
         super().__init__()
@@ -244,7 +250,7 @@ class Transformer(nn.Module):
     def hidden(self, canvas: Canvas, last: Fresh | None = None) -> Tensor:
         """Final residual stream (B, P, D) in the compute dtype; (N, D) where the last block computes some positions."""
         x_BPD = self.embedding(canvas, self.dtype).to(self.dtype)
-        mask_B1PP = attention_mask(canvas.segment_BP, canvas.sees_BGG)
+        mask_B1PP = attention_mask(canvas.segment_BP, canvas.sees_BGG, self.vocabulary.causal)
         rope = self._rope(self._coordinates(canvas))
         *blocks, final = self.blocks
         for block in blocks:
@@ -258,7 +264,7 @@ class Transformer(nn.Module):
 
         Without gradients the last block computes only positions that are asked.
         """
-        slot = slots(canvas)
+        slot = self._predicting(canvas)
         at = [slot[q.index_N] for q in queries]
         if torch.is_grad_enabled() or not queries:
             x_XD = self.hidden(canvas).flatten(0, 1)
@@ -266,10 +272,16 @@ class Transformer(nn.Module):
             asked_BP = torch.zeros_like(canvas.segment_BP, dtype=torch.bool)
             for slot_N in at:
                 asked_BP.view(-1)[slot_N] = True
-            fresh = Fresh.of(canvas, asked_BP)
+            fresh = Fresh.of(canvas, asked_BP, self.vocabulary.causal)
             x_XD, rank = self.hidden(canvas, fresh), fresh.rank_BP.flatten()
             at = [rank[slot_N] for slot_N in at]
         return self.head([x_XD[n] for n in at], queries, joint, self.embedding.token)
+
+    def _predicting(self, canvas: Canvas) -> Tensor:
+        """Flat index in B*P of the position at which each of the B*L tokens is predicted."""
+        slot = slots(canvas)
+        # Before every target there is the token that opens its segment.
+        return (slot - 1).clamp(min=0) if self.vocabulary.causal else slot
 
     def memory(self, canvas: Canvas, rows: int) -> Memory:
         """A memory without content for so many rows of the canvas's lengths."""
@@ -285,7 +297,9 @@ class Transformer(nn.Module):
         last computation; where all that they see is as it was, the logits are those of `forward`.
         """
         stale_BP = stale(canvas, memory, wanted_BL)
-        fresh = Fresh.of(canvas, stale_BP)
+        if self.vocabulary.causal:
+            stale_BP = stale_BP | F.pad(stale_BP[:, 1:], (0, 1))
+        fresh = Fresh.of(canvas, stale_BP, self.vocabulary.causal)
         x_ND = self.embedding(fresh.canvas(canvas, self.config.stacked), self.dtype)[0].to(self.dtype)
         coords_N2 = self._coordinates(canvas).flatten(0, 1)[fresh.at_N]
         cos, sin = self._rope(coords_N2[None])
@@ -293,7 +307,7 @@ class Transformer(nn.Module):
             x_ND = block(x_ND, (cos[0], sin[0]), fresh.block(memory, number).attend)
         seen_BL = stale_BP.gather(1, canvas.slot_BL)
         memory.ids_BL.copy_(torch.where(seen_BL, canvas.ids_BL, memory.ids_BL))
-        slot, rank = slots(canvas), fresh.rank_BP.flatten()
+        slot, rank = self._predicting(canvas), fresh.rank_BP.flatten()
         return self.head([x_ND[rank[slot[q.index_N]]] for q in queries], queries, False, self.embedding.token)
 
     def frozen(self) -> AbstractContextManager[None]:

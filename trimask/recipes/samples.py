@@ -6,7 +6,7 @@ import soundfile
 from PIL import Image
 
 from trimask.hub.bundle import Bundle
-from trimask.hub.defaults import STARTING, Defaults
+from trimask.hub.defaults import Defaults, Overrides, starting
 from trimask.hub.model import Model
 from trimask.train.hooks import Hook, Moment
 
@@ -30,26 +30,30 @@ class Samples(Hook):
     )
     sentences: tuple[str, ...] = ("seven", "forty two")
     texts: int = chz.field(default=2, doc="texts from nothing")
-    steps: int = chz.field(default=32, doc="model evaluations a sample")
+    steps: int = chz.field(default=32, doc="model evaluations a sample; a causal model takes one a position")
 
     def __call__(self, moment: Moment) -> None:
         folder = moment.folder / "samples" / f"step-{moment.step:08d}"
         folder.mkdir(parents=True, exist_ok=True)
         place = str(next(moment.model.parameters()).device)
-        model = Model(Bundle(moment.model, moment.tokenizers, (), Defaults(STARTING), {}, folder), place)
-        kinds = moment.model.vocabulary.kinds
+        vocabulary = moment.model.vocabulary
+        defaults, options = Defaults(starting(vocabulary)), Overrides(steps=self.steps)
+        if vocabulary.causal:
+            options = Overrides()
+        model = Model(Bundle(moment.model, moment.tokenizers, (), defaults, {}, folder), place)
+        kinds = vocabulary.kinds
         # A model that does not read draws and speaks as it likes.
         reads = "text" in kinds
         if "image" in kinds and self.captions:
             asked = (list(self.captions), 1) if reads else (None, len(self.captions))
-            drawn = model.image(*asked, seed=0, steps=self.steps)
+            drawn = model.image(*asked, seed=0, **options)
             sheet([np.array(p) for p in drawn]).save(folder / "pictures.png")
         if "speech" in kinds:
             for i, sentence in enumerate(self.sentences):
-                samples, rate = model.speech(sentence if reads else None, seed=i, steps=self.steps)
+                samples, rate = model.speech(sentence if reads else None, seed=i, **options)
                 soundfile.write(folder / f"{i}-{sentence.replace(' ', '-')}.wav", samples, rate)
         if reads:
-            texts = [model.text("", seed=i, steps=self.steps) for i in range(self.texts)]
+            texts = [model.text("", seed=i, **options) for i in range(self.texts)]
             (folder / "texts.txt").write_text("\n---\n".join(texts) + "\n")
         moment.say(f"samples: {folder}")
 

@@ -17,6 +17,7 @@ STUDIES: Mapping[str, str] = {
     "noise": "Schedules of the masking rate in training, for each modality.",
     "masking": "Complementary masks, and what becomes of conditions.",
     "layout": "Coordinates of positions, and how many codes share one.",
+    "paradigm": "Masked diffusion against autoregression, in the same model and loop.",
     "scaling": "Loss over size and tokens, of each modality: how to split a budget.",
 }
 """Name -> what it asks, in the order in which one needs them."""

@@ -202,7 +202,7 @@ def vocabulary(
     tokenizers: tuple[str, ...],
     rows: Mapping[str, RowSettings] | None = None,
     positions: Literal["axial", "flat"] = "axial",
-    sight: Literal["full", "cached"] = "full",
+    sight: Literal["full", "cached", "causal"] = "full",
 ) -> Vocabulary:
     """The vocabulary of a model over the given tokenizer folders; rows of other modalities wait for theirs.
 

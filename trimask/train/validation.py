@@ -22,7 +22,8 @@ def batches(source: Iterable[Batch], count: int) -> list[Batch]:
 def bounds(model: Transformer, held_out: Sequence[Batch], device: torch.device) -> dict[str, dict[str, float]]:
     """Negative ELBO per modality in nats per maskable token (END and FILL included), and its error.
 
-    Weights are those of the bound, whatever training uses: a modality's `elbo` and its weights play no part.
+    Weights are those of the bound, whatever training uses: a modality's `elbo` and its weights play no part. Of a
+    causal model it is the negative log-likelihood itself.
     The error is the standard error over batches of the ratio of sums.
     It is the bound of the stream's own condition modes and needs a stream without anti-masking.
     """
@@ -47,7 +48,8 @@ def _sums(model: Transformer, batch: Batch, v: Vocabulary, device: torch.device)
     nats = np.zeros(len(v.modalities))
     for terms in evaluate(model, to(batch.masked, device)).terms:
         m = modality_of[terms.alphabet]
-        weight = by_name(v.modalities[m].schedule).weight(terms.rate_N.cpu().double().numpy())
+        rate = terms.rate_N.cpu().double().numpy()
+        weight = 1.0 if v.causal else by_name(v.modalities[m].schedule).weight(rate)
         nats[m] += float((weight * terms.ce_N.cpu().double().numpy()).sum())
     return nats, np.bincount(modality_of[alphabets], minlength=len(v.modalities))
 
