@@ -69,7 +69,7 @@ STAGES = (SEARCHED, MEASURED, CONFIRMED)
 class TuneConfig:
     """How much is tried, on how much."""
 
-    trials: int = chz.field(default=48, doc="settings tried for each task")
+    trials: int = chz.field(default=64, doc="settings tried for each task")
     items: int = chz.field(default=64, doc="items that each is tried on; 0 is all of the set")
     finalists: int = chz.field(default=6, doc="settings that are measured anew")
     final: int = chz.field(default=400, doc="items that these are measured on; 0 is all of the set")
@@ -156,16 +156,40 @@ _SHARED: Mapping[str, tuple[Any, ...]] = {
     "cache": ("none", "changed", "changed:every=8", "changed:every=4", "changed:after=0.1", "target"),
 }
 _GUIDANCE = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, "0:3", "2@0-0.7", "1@0-0.3", "2@0-0.3")
-_PLAIN = ("random-order", "random-order:counts=cosine", "confidence:gumbel=0", "confidence:gumbel=1",
-          "confidence:gumbel=4", "confidence:by=entropy", "threshold:probability=0.7", "threshold:probability=0.9",
-          "entropy-bounded:bound=0.5", "entropy-bounded:bound=2", "planning", "remasking")  # fmt: skip
-_OF_GRID: Mapping[str, tuple[str, ...]] = {
-    "line": ("blockwise:block=1,inner=random-order", "blockwise:block=8", "blockwise:block=8,inner=threshold"),
+Family = tuple[str, ...]
+"""Samplers that differ in one number, by its size."""
+
+
+def _family(name: str, *values: float) -> Family:
+    return tuple(f"{name}={value:g}" for value in values)
+
+
+_PLAIN: tuple[Family, ...] = (
+    ("random-order",),
+    ("random-order:counts=cosine",),
+    ("confidence:by=entropy",),
+    _family("confidence:gumbel", 0, 1, 4),
+    _family("threshold:probability", 0.7, 0.8, 0.9, 0.97),
+    _family("threshold:factor", 0.1, 0.2, 0.35, 0.5, 0.7, 1, 1.5),
+    _family("entropy-bounded:bound", 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2),
+    ("planning",),
+    ("remasking",),
+)
+_OF_GRID: Mapping[str, tuple[Family, ...]] = {
+    "line": (
+        ("blockwise:block=1,inner=random-order",),
+        _family("blockwise:block", 4, 8, 32),
+        ("blockwise:block=8,inner=threshold",),
+    ),
     "plane": (),
-    "frames": ("level-ordered:inner=random-order", "level-ordered", "blockwise:block=16,inner=random-order"),
+    "frames": (("level-ordered:inner=random-order",), ("level-ordered",), ("blockwise:block=16,inner=random-order",)),
 }
 _ORDERED = ("steps", "temperature", "top_p")
 """Options whose neighbours are tried first."""
+_FIRST: Mapping[str, tuple[Any, ...]] = {"steps": (64, 16, 4), "guidance": (0.0, 0.5, 2.0), "temperature": (0.3, 0.7)}
+"""What is tried of an option by itself."""
+CROSSED = 0.3
+"""Share of settings that are made of two others."""
 
 
 class Counted:
@@ -293,9 +317,14 @@ def read(folder: Path) -> list[Trial]:
     return out
 
 
+def families(grid: str) -> tuple[Family, ...]:
+    """Samplers that are tried."""
+    return (*_PLAIN, *_OF_GRID[grid])
+
+
 def space(task: str, grid: str) -> dict[str, tuple[Any, ...]]:
     """Options that are tried -> their values."""
-    out = {"sampler": (*_PLAIN, *_OF_GRID[grid]), **_SHARED}
+    out = {"sampler": tuple(name for family in families(grid) for name in family), **_SHARED}
     return {**out, "guidance": _GUIDANCE} if ">" in task else out
 
 
@@ -323,7 +352,7 @@ class _Search:
         self.task, self.quality = QUALITY[type(section)]
         target = self.task.rpartition(">")[2]
         row = model.vocabulary.modalities[model.vocabulary.modality(target)]
-        self.modality, self.space = KINDS[target], space(self.task, row.grid)
+        self.modality, self.space, self.families = KINDS[target], space(self.task, row.grid), families(row.grid)
         every = len(section.data.items)
         self.items, self.final = (n or every for n in (config.items, config.final))
         if not isinstance(section, Writing):
@@ -378,19 +407,26 @@ class _Search:
         return self.model.bundle.defaults.of(self.task, self.modality, stated)
 
     def _next(self, number: int, searched: Sequence[Trial]) -> Options:
-        """First the model's own at several numbers of steps, with and without a cache; then changes of the unbeaten."""
+        """First the model's own with one thing changed, a sampler of each family among them; then changes of the
+        unbeaten, and two of them mixed."""
         most = max((t.tokens for t in searched), default=0)
         known = {canonical(t.settings, most) for t in searched}
-        ladder = [{"steps": n, **cache} for n in (64, 16, 8, 32, 4) for cache in ({}, {"cache": "changed:every=8"})]
-        for options in ({}, *ladder):
+        alone = [{key: value} for key, values in _FIRST.items() if key in self.space for value in values]
+        samplers = [{"sampler": family[len(family) // 2]} for family in self.families]
+        for options in ({}, {"steps": 16, "cache": "changed:every=8"}, *alone, *samplers):
             if self._is_new(options, known, most):
                 return options
         rng = generator("tune", self.config.seed, self.section.name, number)
         parents = frontier(searched, slack=1.0)
         while True:
-            options = dict(parents[rng.integers(len(parents))].options)
-            for key in rng.choice(list(self.space), 1 + int(rng.random() < 0.4), replace=False):
-                options[key] = self._changed(key, options.get(key), rng)
+            one, other = (parents[n].options for n in rng.integers(len(parents), size=2))
+            options = dict(one)
+            if rng.random() < CROSSED:
+                taken = [(key, (one, other)[rng.integers(2)]) for key in self.space]
+                options = {key: of[key] for key, of in taken if key in of}
+            else:
+                for key in rng.choice(list(self.space), 1 + int(rng.random() < 0.4), replace=False):
+                    options[key] = self._changed(key, options.get(key), rng)
             if self._is_new(options, known, most):
                 return options
 
@@ -401,8 +437,12 @@ class _Search:
             return False
 
     def _changed(self, key: str, value: Any, rng: np.random.Generator) -> Any:
-        values = self.space[key]
-        if key in _ORDERED and value in values:
+        values, near = self.space[key], key in _ORDERED
+        if key == "sampler":
+            own = next((family for family in self.families if value in family), ())
+            near = len(own) > 1 and bool(rng.random() < 0.5)
+            values = own if near else self.families[rng.integers(len(self.families))]
+        if near and value in values:
             place = values.index(value) + int(rng.choice([-2, -1, 1, 2]))
             return values[min(max(place, 0), len(values) - 1)]
         chosen = values[rng.integers(len(values))]
