@@ -119,17 +119,14 @@ def test_samples_follow_these_probabilities(small):
 def test_every_cache_is_exact(layout, scope, kind):
     v = causal(layout)
     network, composer = model(v), Composer(v, 60, 64)
-    rows = [replace(r, segments=tuple(s for s in r.segments if s.kind in ("text", kind))) for r in map(_blank, range(3))]
+    whole = [item(n, hidden=True) for n in range(3)]
+    rows = [replace(r, segments=tuple(s for s in r.segments if s.kind in ("text", kind))) for r in whole]
     canvas, settings = composer.compose([[r] for r in rows]), replace(LEFT_TO_RIGHT, guidance=1.0)
     plain, cached = (
         sample(Engine(network, v), canvas, {"image": s, "audio": s}, seed=1)
         for s in (settings, replace(settings, cache=Cache(scope)))
     )
     assert torch.equal(plain.ids_BL, cached.ids_BL) and not (plain.ids_BL == v.mask)[plain.maskable_BL].any()
-
-
-def _blank(seed: int) -> Row:
-    return item(seed, hidden=True)
 
 
 @each_layout
@@ -156,12 +153,12 @@ def test_training_and_likelihood_are_one_number(layout):
 
 def test_what_a_causal_model_cannot_do_is_said():
     v = causal()
-    engine, canvas = Engine(model(v), v), Composer(v, 60).compose([[_blank(0)]])
+    blank = item(0, hidden=True)
+    engine, canvas = Engine(model(v), v), Composer(v, 60).compose([[blank]])
     both = {"image": LEFT_TO_RIGHT, "audio": LEFT_TO_RIGHT}
     with pytest.raises(UsageError, match="one segment after the other; first fill image"):
         engine.start(canvas, both)
-    row = replace(_blank(0), segments=_blank(0).segments[:2])
-    canvas = Composer(v, 60).compose([[row]])
+    canvas = Composer(v, 60).compose([[replace(blank, segments=blank.segments[:2])]])
     for sampler in (Confidence(), Blockwise(block=2), Blockwise(block=1, steps=4)):
         with pytest.raises(UsageError, match="blockwise:block=1, without steps"):
             engine.start(canvas, {"image": Settings(sampler)})

@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
+import trimask
 from trimask.core.errors import ArtifactError, DataError, UsageError
 from trimask.core.rng import generator
 from trimask.data.manifest import read_manifest
@@ -17,9 +18,11 @@ from trimask.data.prepare import prepare
 from trimask.data.stream import SourceConfig, StreamConfig
 from trimask.hub.bundle import find, load_bundle
 from trimask.model.config import ModelConfig
+from trimask.optim.optimizer import OptimizerConfig
+from trimask.recipes.samples import Samples
 from trimask.tokenizers.text import TextTokenizer
 from trimask.train import checkpoint, device, record
-from trimask.train.config import Budget, Checkpoints, TrainConfig, Validation, vocabulary
+from trimask.train.config import Budget, Checkpoints, RowSettings, TrainConfig, Validation, vocabulary
 from trimask.train.hooks import Hook, Moment
 from trimask.train.loop import fit
 
@@ -153,3 +156,25 @@ def test_a_slow_first_call_does_not_use_up_the_time_of_a_measurement(monkeypatch
     monkeypatch.setattr(device.time, "perf_counter", lambda: clock[0])
     assert device.seconds(work, torch.device("cpu"), repeats=4, limit=1.5) == pytest.approx(0.2)
     assert len(calls) == 5
+
+
+def test_a_causal_run_learns_and_writes_from_left_to_right(folder, tmp_path):
+    """Words of random sentences: what comes next is one of thirteen, which is far below all codes of the vocabulary."""
+    rows = {"text": RowSettings(buckets=(24,))}
+    causal = vocabulary((str(folder / "text"),), rows, sight="causal")
+    model = ModelConfig(vocabulary=causal, depth=2, width=32, head_dim=16)
+    long = {"budget": Budget(steps=120), "optimizer": OptimizerConfig(rate=2**-6), "hooks": (Samples(every=120),)}
+    result = fit(config(folder, tmp_path / "run", model=model, **long))
+    first = record.read_metrics(result.folder)[0]["loss"]
+    assert result.validation["text"]["nats"] < 0.6 * first
+    assert (result.folder / "samples" / "step-00000120" / "texts.txt").read_text().strip()
+    trained = trimask.load(result.folder)
+    written = [trained.text("the", seed=n) for n in range(3)]
+    assert set(" ".join(written).split()) & set(WORDS) and all(t.startswith("the") for t in written)
+    likely, unlikely = (trained.score(text=t).by_count for t in ("the red circle", "qxj zzw vkq"))
+    assert 0 < likely.nats / likely.tokens < 0.5 * unlikely.nats / unlikely.tokens and likely.error == 0
+    with pytest.raises(UsageError, match="blockwise:block=1, without steps"):
+        trained.text("the", steps=4)
+    twice = chz.replace(config(folder, tmp_path / "twice", model=model).data, anti_masking=True)
+    with pytest.raises(UsageError, match=r"anti_masking=True needs masks"):
+        fit(config(folder, tmp_path / "twice", model=model, data=twice))

@@ -249,9 +249,7 @@ class Stream:
 
     def __init__(self, config: StreamConfig, vocabulary: Vocabulary, horizon: int | None = None):
         if config.anti_masking and vocabulary.causal:
-            raise UsageError(
-                "data.anti_masking=True needs masks, and a causal model has none: set it to False"
-            )
+            raise UsageError("data.anti_masking=True needs masks, and a causal model has none: set it to False")
         self.config, self.vocabulary = config, vocabulary
         self.composer = Composer(vocabulary, config.slots, config.tokens)
         self.pieces = [Pieces(config, s, vocabulary) for s in config.sources]

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -14,14 +15,18 @@ PADDED = 8
 """Queries of a row are padded to a multiple of it: fused attention in fp32 on the CPU rounds one or two differently."""
 
 
-def stale(canvas: Canvas, memory: Memory, wanted_BL: Bool[Tensor, "B L"]) -> Bool[Tensor, "B P"]:
+def stale(
+    canvas: Canvas, memory: Memory, wanted_BL: Bool[Tensor, "B L"], causal: bool = False
+) -> Bool[Tensor, "B P"]:
     """Positions to be computed: those of wanted tokens and of such whose ids are not those that are remembered.
 
-    Of a row of which nothing is wanted there are none, whatever has changed in it.
+    Of a row of which nothing is wanted there are none, whatever has changed in it. With `causal` those before them too,
+    which predict them.
     """
     moved_BL = wanted_BL | ((canvas.ids_BL != memory.ids_BL) & wanted_BL.any(1, keepdim=True))
     stale_BP = torch.zeros_like(canvas.segment_BP).scatter_reduce_(1, canvas.slot_BL, moved_BL.long(), "amax")
-    return (stale_BP > 0) & (canvas.segment_BP >= 0)
+    stale_BP = (stale_BP > 0) & (canvas.segment_BP >= 0)
+    return stale_BP | F.pad(stale_BP[:, 1:], (0, 1)) if causal else stale_BP
 
 
 @dataclass(frozen=True)

@@ -296,9 +296,7 @@ class Transformer(nn.Module):
         Queries may be of wanted tokens (bool, (B, L)) alone. What other positions know of the canvas is as old as their
         last computation; where all that they see is as it was, the logits are those of `forward`.
         """
-        stale_BP = stale(canvas, memory, wanted_BL)
-        if self.vocabulary.causal:
-            stale_BP = stale_BP | F.pad(stale_BP[:, 1:], (0, 1))
+        stale_BP = stale(canvas, memory, wanted_BL, self.vocabulary.causal)
         fresh = Fresh.of(canvas, stale_BP, self.vocabulary.causal)
         x_ND = self.embedding(fresh.canvas(canvas, self.config.stacked), self.dtype)[0].to(self.dtype)
         coords_N2 = self._coordinates(canvas).flatten(0, 1)[fresh.at_N]

@@ -36,9 +36,7 @@ class Paradigm(Compare):
 
     def variants(self, base: TrainConfig) -> dict[str, Variant]:
         if base.model.vocabulary.causal:
-            raise UsageError(
-                "study paradigm sets model.vocabulary.sight itself: give it a recipe that is not causal"
-            )
+            raise UsageError("study paradigm sets model.vocabulary.sight itself: give it a recipe that is not causal")
         single: Variant = ()
         for number, row in enumerate(base.model.vocabulary.modalities):
             single += ((f"{row_key(number)}.patch", 1),) if row.patch > 1 else ()

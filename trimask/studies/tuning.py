@@ -29,7 +29,7 @@ from trimask.core.canvas import Canvas, Query
 from trimask.core.errors import DataError, UsageError
 from trimask.core.files import append_json, read_json, whole_lines, write_json
 from trimask.core.memory import Memory
-from trimask.core.modality import KINDS
+from trimask.core.modality import KINDS, Vocabulary
 from trimask.core.rng import generator
 from trimask.core.units import duration
 from trimask.diffusion.caching import Cache, remembering
@@ -195,8 +195,8 @@ CROSSED = 0.3
 class Counted:
     """A denoiser that counts rows, positions as shares of a row, the most tokens to fill in one, and its own time."""
 
-    def __init__(self, denoiser: Denoiser, mask: int):
-        self.denoiser, self.mask = denoiser, mask
+    def __init__(self, denoiser: Denoiser, vocabulary: Vocabulary):
+        self.denoiser, self.vocabulary = denoiser, vocabulary
         self.passes, self.shares, self.tokens, self.seconds = 0.0, 0.0, 0, 0.0
 
     def __call__(self, canvas: Canvas, asked: Sequence[Query]) -> list[Tensor]:
@@ -205,7 +205,7 @@ class Counted:
         return self._timed(canvas, lambda: self.denoiser(canvas, asked))
 
     def _timed(self, canvas: Canvas, work: Callable[[], list[Tensor]]) -> list[Tensor]:
-        to_fill_B = ((canvas.ids_BL == self.mask) & canvas.maskable_BL).sum(1)
+        to_fill_B = ((canvas.ids_BL == self.vocabulary.mask) & canvas.maskable_BL).sum(1)
         self.tokens = max(self.tokens, int(to_fill_B.max()))
         started = time.process_time()
         out = work()
@@ -220,7 +220,8 @@ class Counted:
         """See `Remembering`."""
         self.passes += float(wanted_BL.any(1).sum())
         there = canvas.to(memory.ids_BL.device)
-        computed_B = stale(there, memory, wanted_BL.to(memory.ids_BL.device)).sum(1)
+        wanted_BL = wanted_BL.to(memory.ids_BL.device)
+        computed_B = stale(there, memory, wanted_BL, self.vocabulary.causal).sum(1)
         self.shares += float((computed_B / (there.segment_BP >= 0).sum(1)).sum())
         return self._timed(canvas, lambda: remembering(self.denoiser).recall(canvas, asked, memory, wanted_BL))
 
@@ -230,7 +231,7 @@ def counted(model: Model) -> Iterator[Counted]:
     """Counts what is asked of a model meanwhile."""
     engine = model.runner.engine
     before = engine.denoiser
-    engine.denoiser = counter = Counted(before, model.vocabulary.mask)
+    engine.denoiser = counter = Counted(before, model.vocabulary)
     try:
         yield counter
     finally:
