@@ -1,13 +1,14 @@
 """What caches save and what they cost, on a trained model.
 
-    python benchmarks/caching.py                         # nano: scenes of the built-in world, texts of two lengths
+    python benchmarks/caching.py                         # nano: scenes of the built-in world, texts
     python benchmarks/caching.py runs/mine --items 64
 
 Scenes: captions of the validation part of the built-in world are drawn with the model's own settings and graded; a
 text is written from nothing, from left to right and in blocks. `seconds` are those of the process for an item, `cost`
 evaluations of all positions, both beside the same without a cache; every cache has its turn in every round, and seconds
-are medians. `right` is the share of scenes drawn right, of texts that of words known from the world's training texts;
-± is its standard error, and `same` the share of tokens (pixels) that are those without a cache.
+are medians. `quality` is the share of scenes drawn right; of texts bits per byte under a Kneser-Ney model of the
+training texts, and the share of pairs of words that are different. ± is a standard error, `same` the share of tokens
+(pixels) that are those without a cache.
 """
 
 import argparse
@@ -21,8 +22,8 @@ import torch
 
 from trimask.data.world.grade import grade
 from trimask.data.world.source import World
-from trimask.evaluation.text import vocabulary_share
-from trimask.evaluation.transcripts import Rate, share
+from trimask.evaluation.transcripts import share
+from trimask.evaluation.writing import UNDER_KNESER_NEY, writing_table
 from trimask.hub.defaults import Overrides
 from trimask.hub.model import Model, load
 from trimask.studies.tuning import counted
@@ -33,7 +34,7 @@ Make = Callable[[Overrides], list[Any]]
 
 
 def table(
-    model: Model, title: str, make: Make, right: Callable[[list[Any]], Rate], caches: Sequence[str], rounds: int
+    model: Model, title: str, make: Make, quality: Callable[[list[Any]], str], caches: Sequence[str], rounds: int
 ) -> None:
     """Print a row a cache."""
     seconds: dict[str, list[float]] = {c: [] for c in caches}
@@ -46,13 +47,13 @@ def table(
                 made[cache] = make({"cache": cache})
             seconds[cache].append(time.process_time() - started)
             cost[cache] = counter.shares / len(made[cache])
-    print(f"\n{title}\n{'cache':18} {'seconds':>8} {'faster':>6} {'cost':>6}  {'right':>13}  same")
+    print(f"\n{title}\n{'cache':18} {'seconds':>8} {'faster':>6} {'cost':>6}  {'quality':>19}  same")
     base = statistics.median(seconds["none"])
     for cache in caches:
-        took, rate = statistics.median(seconds[cache]), right(made[cache])
+        took = statistics.median(seconds[cache])
         print(
             f"{cache:18} {took / len(made[cache]):8.3f} {base / took:6.2f} {cost[cache]:6.1f}  "
-            f"{rate.value:6.3f} ± {rate.error:.3f}  {same(made['none'], made[cache]):.2f}",
+            f"{quality(made[cache]):>19}  {same(made['none'], made[cache]):.2f}",
             flush=True,
         )
 
@@ -73,8 +74,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What caches save and cost.")
     parser.add_argument("model", nargs="?", default="nano")
     parser.add_argument("--items", type=int, default=32)
-    parser.add_argument("--lengths", type=int, nargs="+", default=[32, 60], help="tokens of a text")
-    parser.add_argument("--blocks", type=int, nargs="+", default=[8, 16])
+    parser.add_argument("--lengths", type=int, nargs="+", default=[32, 63, 127], help="tokens of a text")
+    parser.add_argument("--blocks", type=int, nargs="+", default=[8, 16, 32])
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     asked = parser.parse_args()
@@ -84,12 +85,20 @@ def main() -> None:
     captions = [str(world[i].parts["text"]) for i in range(n)]
     texts = World(kind="text", split="train", count=4000)
     known = [str(texts[i].parts["text"]) for i in range(4000)]
+    unseen = World(kind="text", split="validation", count=1000)
+    held = [str(unseen[i].parts["text"]) for i in range(1000)]
 
     def drawn(options: Overrides) -> list[Any]:
         return model.image(captions, **options)
 
-    def graded(pictures: list[Any]) -> Rate:
-        return share([grade(np.asarray(p), c).all_correct for p, c in zip(pictures, captions, strict=True)])
+    def graded(pictures: list[Any]) -> str:
+        rate = share([grade(np.asarray(p), c).all_correct for p, c in zip(pictures, captions, strict=True)])
+        return f"{rate.value:.3f} ± {rate.error:.3f}"
+
+    def read(samples: list[Any]) -> str:
+        found = {r.metric: r for r in writing_table(samples, held, known)}
+        bits = found[UNDER_KNESER_NEY]
+        return f"{bits.value:.2f} ± {bits.error or 0:.2f}, {found['distinct 2-grams'].value:.2f}"
 
     table(model, f"{n} scenes, the model's own settings", drawn, graded, CACHES, asked.rounds)
     for length in asked.lengths:
@@ -103,7 +112,7 @@ def main() -> None:
 
             title = f"{n} texts of {length} tokens in blocks of {block}"
             caches = CACHES[:4] if block == 1 else BLOCKED
-            table(model, title, written, lambda made: vocabulary_share(made, known), caches, asked.rounds)
+            table(model, title, written, read, caches, asked.rounds)
 
 
 if __name__ == "__main__":
