@@ -15,9 +15,7 @@ PADDED = 8
 """Queries of a row are padded to a multiple of it: fused attention in fp32 on the CPU rounds one or two differently."""
 
 
-def stale(
-    canvas: Canvas, memory: Memory, wanted_BL: Bool[Tensor, "B L"], causal: bool = False
-) -> Bool[Tensor, "B P"]:
+def stale(canvas: Canvas, memory: Memory, wanted_BL: Bool[Tensor, "B L"], causal: bool = False) -> Bool[Tensor, "B P"]:
     """Positions to be computed: those of wanted tokens and of such whose ids are not those that are remembered.
 
     Of a row of which nothing is wanted there are none, whatever has changed in it. With `causal` those before them too,

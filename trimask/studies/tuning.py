@@ -44,7 +44,7 @@ from trimask.evaluation.writing import UNDER_KNESER_NEY, Writing
 from trimask.hub.defaults import SAMPLERS, Defaults, from_json, settings_json, to_json
 from trimask.hub.model import Model
 from trimask.model.recall import stale
-from trimask.studies import report
+from trimask.studies import report, surrogate
 from trimask.studies.conduct import held
 from trimask.studies.presets import (
     CONFIRMED,
@@ -189,7 +189,9 @@ _ORDERED = ("steps", "temperature", "top_p")
 _FIRST: Mapping[str, tuple[Any, ...]] = {"steps": (64, 16, 4), "guidance": (0.0, 0.5, 2.0), "temperature": (0.3, 0.7)}
 """What is tried of an option by itself."""
 CROSSED = 0.3
-"""Share of settings that are made of two others."""
+"""Share of candidates that are made of two others."""
+CANDIDATES = 200
+"""How many are thought of for a trial."""
 
 
 class Counted:
@@ -360,6 +362,7 @@ class _Search:
             self.items, self.final = min(self.items, every), min(self.final, every)
         self.known = {t.key: t for t in read(folder) if t.section == section.name}
         self.fixed = self._fixed()
+        self.encoding = self._encoding()
 
     def run(self) -> list[Trial]:
         """Try what is missing; returns the trials of these numbers of items, by stage."""
@@ -401,15 +404,28 @@ class _Search:
     def settings(self, options: Options) -> Settings:
         """The model's own settings of the task, changed. Options that do not go together are `UsageError`."""
         stated: Any = dict(options)
-        # Samplers that take as many steps as the model asks for have none to choose.
-        name = str(stated.get("sampler", "")).partition(":")[0]
-        if name and not hasattr(SAMPLERS[name], "steps"):
+        if self._stepless(options):
             stated.pop("steps", None)
         return self.model.bundle.defaults.of(self.task, self.modality, stated)
 
+    def _stepless(self, options: Options) -> bool:
+        """Samplers that take as many steps as the model asks for have none to choose."""
+        name = str(options.get("sampler", "")).partition(":")[0]
+        return bool(name) and not hasattr(SAMPLERS[name], "steps")
+
+    def _encoding(self) -> surrogate.Encoding:
+        """What is known of the model's own settings fills up what an option does not state."""
+        own = self.settings({})
+        stated = {
+            "steps": getattr(own.sampler, "steps", None),
+            "cache": "none" if own.cache is None else str(own.cache),
+        }
+        numbers = {key: getattr(own, key) for key in ("guidance", "temperature", "top_p")}
+        return surrogate.Encoding(self.space, self.families, {**stated, **numbers}, self._stepless)
+
     def _next(self, number: int, searched: Sequence[Trial]) -> Options:
-        """First the model's own with one thing changed, a sampler of each family among them; then changes of the
-        unbeaten, and two of them mixed."""
+        """First the model's own with one thing changed, a sampler of each family among them; then what a model of these
+        trials expects most of, among changes of the unbeaten and mixtures of two of them."""
         most = max((t.tokens for t in searched), default=0)
         known = {canonical(t.settings, most) for t in searched}
         alone = [{key: value} for key, values in _FIRST.items() if key in self.space for value in values]
@@ -418,18 +434,23 @@ class _Search:
             if self._is_new(options, known, most):
                 return options
         rng = generator("tune", self.config.seed, self.section.name, number)
-        parents = frontier(searched, slack=1.0)
-        while True:
-            one, other = (parents[n].options for n in rng.integers(len(parents), size=2))
-            options = dict(one)
-            if rng.random() < CROSSED:
-                taken = [(key, (one, other)[rng.integers(2)]) for key in self.space]
-                options = {key: of[key] for key, of in taken if key in of}
-            else:
-                for key in rng.choice(list(self.space), 1 + int(rng.random() < 0.4), replace=False):
-                    options[key] = self._changed(key, options.get(key), rng)
+        parents, candidates = frontier(searched, slack=1.0), []
+        while len(candidates) < CANDIDATES:
+            options = self._candidate(parents, rng)
             if self._is_new(options, known, most):
-                return options
+                candidates.append(options)
+        return surrogate.best(self.encoding, searched, candidates, self.config.fewer, rng)
+
+    def _candidate(self, parents: Sequence[Trial], rng: np.random.Generator) -> Options:
+        """One of the unbeaten changed in a few options, or two of them mixed."""
+        one, other = (parents[n].options for n in rng.integers(len(parents), size=2))
+        options = dict(one)
+        if rng.random() < CROSSED:
+            taken = [(key, (one, other)[rng.integers(2)]) for key in self.space]
+            options = {key: of[key] for key, of in taken if key in of}
+        for key in rng.choice(list(self.space), rng.integers(1, 4), replace=False):
+            options[key] = self._changed(key, options.get(key), rng)
+        return options
 
     def _is_new(self, options: Options, known: set[str], most: int) -> bool:
         try:
