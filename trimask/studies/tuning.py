@@ -188,6 +188,15 @@ _ORDERED = ("steps", "temperature", "top_p")
 """Options whose neighbours are tried first."""
 _FIRST: Mapping[str, tuple[Any, ...]] = {"steps": (64, 16, 4), "guidance": (0.0, 0.5, 2.0), "temperature": (0.3, 0.7)}
 """What is tried of an option by itself."""
+_SMALL = {"guidance": 0.5, "temperature": 0.3}
+_PROVEN: tuple[Mapping[str, Any], ...] = (
+    {"sampler": "confidence:by=entropy", "steps": 64, **_SMALL},
+    {"sampler": "threshold:factor=0.35", **_SMALL},
+    {"sampler": "entropy-bounded:bound=0.1", **_SMALL},
+    {"sampler": "planning", "steps": 16, **_SMALL},
+)
+"""What was good for models before (dev/LOG.md): guidance makes a model surer, so those that reveal what is sure want
+little of it, which no change of one option finds."""
 CROSSED = 0.3
 """Share of candidates that are made of two others."""
 CANDIDATES = 200
@@ -424,13 +433,14 @@ class _Search:
         return surrogate.Encoding(self.space, self.families, {**stated, **numbers}, self._stepless)
 
     def _next(self, number: int, searched: Sequence[Trial]) -> Options:
-        """First the model's own with one thing changed, a sampler of each family among them; then what a model of these
-        trials expects most of, among changes of the unbeaten and mixtures of two of them."""
+        """First the model's own with one thing changed, a sampler of each family among them, and what has proven good
+        before; then what a model of these trials expects most of, among changes of the unbeaten and their mixtures."""
         most = max((t.tokens for t in searched), default=0)
         known = {canonical(t.settings, most) for t in searched}
         alone = [{key: value} for key, values in _FIRST.items() if key in self.space for value in values]
         samplers = [{"sampler": family[len(family) // 2]} for family in self.families]
-        for options in ({}, {"steps": 16, "cache": "changed:every=8"}, *alone, *samplers):
+        proven = [{key: value for key, value in options.items() if key in self.space} for options in _PROVEN]
+        for options in ({}, {"steps": 16, "cache": "changed:every=8"}, *alone, *samplers, *proven):
             if self._is_new(options, known, most):
                 return options
         rng = generator("tune", self.config.seed, self.section.name, number)
