@@ -85,19 +85,23 @@ def frontier(trials: Sequence[Trial], slack: float = 0.0, price: Callable[[Trial
 def finalists(trials: Sequence[Trial], count: int, fewer: float) -> list[Trial]:
     """What is measured anew, at most `count` and the model's own setting.
 
-    The best, the best of those that ask the model so many times less, and others of the frontiers over costs and over
-    numbers of passes; where these are too few, the next best.
+    The best, one in three of them, to each the best of those that ask the model so many times less, and others of the
+    frontiers over costs and over numbers of passes; where these are too few, the next best.
     """
-    best = max(trials, key=lambda t: t.quality)
-    quick = max((t for t in trials if t.passes * fewer <= best.passes), key=lambda t: t.quality, default=best)
-    chosen = [t for t in trials if t in (best, quick) or not t.options]
-    wanted = count + sum(not t.options for t in chosen)
+
+    def quick(of: Trial) -> Trial:
+        return max((t for t in trials if t.passes * fewer <= of.passes), key=lambda t: t.quality, default=of)
+
+    tops = _distinct(sorted(trials, key=lambda t: -t.quality))[: max(count // 3, 1)]
+    wanted = [t for top in tops for t in (top, quick(top))]
+    chosen = [t for t in trials if t in wanted or not t.options]
+    whole = count + sum(not t.options for t in chosen)
     edges = [[t for t in frontier(trials, price=price) if t not in chosen] for price in (by_passes, by_cost)]
     for edge in edges:
-        places = np.unique(np.linspace(0, len(edge) - 1, max(-(-(wanted - len(chosen)) // 2), 0)).round().astype(int))
-        chosen += [edge[i] for i in places if edge and edge[i] not in chosen][: wanted - len(chosen)]
+        places = np.unique(np.linspace(0, len(edge) - 1, max(-(-(whole - len(chosen)) // 2), 0)).round().astype(int))
+        chosen += [edge[i] for i in places if edge and edge[i] not in chosen][: whole - len(chosen)]
     rest = sorted((t for t in [*edges[0], *edges[1], *trials] if t not in chosen), key=lambda t: -t.quality)
-    return [*chosen, *_distinct(rest)[: max(wanted - len(chosen), 0)]]
+    return [*chosen, *_distinct(rest)[: max(whole - len(chosen), 0)]]
 
 
 def _distinct(trials: Sequence[Trial]) -> list[Trial]:
