@@ -10,17 +10,30 @@ from tests.evaluation.sounds import word
 from tests.hub import tiny
 from trimask.core.errors import UsageError
 from trimask.core.item import Audio, Item
+from trimask.core.rng import generator as random
+from trimask.data.world.draw import render
+from trimask.data.world.grammar import parse
+from trimask.data.world.scenes import arrange
 from trimask.data.world.source import World
 from trimask.evaluation.audio import ClassSpeaking, Speaking, Transcribing, intelligibility
 from trimask.evaluation.cloze import Gap
 from trimask.evaluation.fitting import Fit
-from trimask.evaluation.image import ClassCaptions, ClassDrawing, SceneCaptions, SceneDrawing, described
+from trimask.evaluation.image import (
+    TWICE,
+    VARIETY,
+    ClassCaptions,
+    ClassDrawing,
+    SceneCaptions,
+    SceneDrawing,
+    described,
+)
 from trimask.evaluation.judges import Judge, train_judge
 from trimask.evaluation.recognizer import RecognizerSettings, train_recognizer
 from trimask.evaluation.senses import ImageSense, SoundSense
 from trimask.evaluation.sets import EvaluationSet, evenly
 from trimask.evaluation.table import Findings, Result
 from trimask.evaluation.writing import Cloze, Writing
+from trimask.studies.tuning import QUALITY
 
 
 class Memory:
@@ -71,6 +84,28 @@ def test_real_scenes_are_all_correct_and_other_scenes_are_not(scenes: Evaluation
     assert 0 < false["single attributes correct"].value < 0.8
     assert {"all correct, held-out group", "all correct, held-out set"} <= set(true)
     assert sum(r.n for m, r in true.items() if m.endswith(("object", "objects"))) == 40
+
+
+class Redrawn:
+    """Draws a caption anew for every seed, as the world does."""
+
+    def images(self, captions: list[str], seed: int, size: tuple[int, int]) -> list[np.ndarray]:
+        return [self.one(caption, random("redrawn", seed, caption)) for caption in captions]
+
+    def one(self, caption: str, rng: np.random.Generator) -> np.ndarray:
+        scene = arrange(parse(caption), rng)
+        return self.one(caption, rng) if scene is None else render(scene)
+
+
+def test_the_same_picture_again_and_again_is_no_variety(scenes: EvaluationSet):
+    same, free = (
+        rows(SceneDrawing(scenes).run(g, 0))  # pyright: ignore[reportArgumentType]
+        for g in (Memory(scenes.items), Redrawn())
+    )
+    assert same[VARIETY].value == 0 and same["all correct"].value > 0.9 and same[VARIETY].n == TWICE
+    assert free[VARIETY].value == pytest.approx(free[VARIETY].reference, rel=0.25) and free["all correct"].value > 0.9
+    quality = QUALITY[SceneDrawing][1]
+    assert quality(same).value == 0 and quality(free).value > 0.7
 
 
 def test_captions_of_scenes_are_true_or_not(scenes: EvaluationSet):

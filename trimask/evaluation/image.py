@@ -8,7 +8,10 @@ import numpy as np
 from trimask.core.errors import UsageError
 from trimask.core.item import Item
 from trimask.core.rng import generator as random
+from trimask.data.world.draw import render
 from trimask.data.world.grade import ATTRIBUTES, Grade, grade
+from trimask.data.world.grammar import parse
+from trimask.data.world.scenes import arrange
 from trimask.evaluation.coverage import NEIGHBOURS, spread
 from trimask.evaluation.generator import Generator
 from trimask.evaluation.judges import Judge
@@ -19,6 +22,9 @@ from trimask.tokenizers.contract import Tokenizer
 
 SHOWN = 32
 """Pictures in a report's grid."""
+TWICE = 32
+"""Captions that are drawn a second time, to see how far one's pictures differ."""
+VARIETY = "variety of one caption"
 
 
 def size_of(item: Item) -> tuple[int, int]:
@@ -42,8 +48,15 @@ class SceneDrawing(Section):
         images = generator.images(captions, seed, size_of(items[0]))
         grades = [grade(image, caption) for image, caption in zip(images, captions, strict=True)]
         results = scene_table(grades, items, self._coded(items, captions))
+        again = generator.images(captions[: self.twice], int(random("again", seed).integers(2**31)), size_of(items[0]))
+        results.append(variety(images[: self.twice], again, captions[: self.twice]))
         marks = [g.all_correct for g in grades]
         return Findings(results, [Pictures("drawn", images[:SHOWN], captions[:SHOWN], marks[:SHOWN])])
+
+    @property
+    def twice(self) -> int:
+        """How many captions are drawn twice."""
+        return min(self.n, len(self.data.items), TWICE)
 
     def _coded(self, items: Sequence[Item], captions: Sequence[str]) -> list[Grade] | None:
         """Grades of the real pictures after a round trip through the tokenizer."""
@@ -51,6 +64,29 @@ class SceneDrawing(Section):
             return None
         images = self.tokenizer.decode(self.tokenizer.encode([i.parts["image"] for i in items]))
         return [grade(image, caption) for image, caption in zip(images, captions, strict=True)]
+
+
+def variety(images: Sequence[np.ndarray], others: Sequence[np.ndarray], captions: Sequence[str]) -> Result:
+    """Mean distance of two pictures of one caption, in units of a channel's range; beside it that of two real scenes.
+
+    A model that draws its likeliest picture of a caption again and again has 0, however right it is.
+    """
+    ours = np.array([_distance(*pair) for pair in zip(images, others, strict=True)])
+    real = [_distance(*(_scene(caption, number) for number in range(2))) for caption in captions]
+    error = float(ours.std(ddof=1) / np.sqrt(len(ours))) if len(ours) > 1 else None
+    return Result(VARIETY, float(ours.mean()), len(ours), error, "", float(np.mean(real)), "real scenes")
+
+
+def _distance(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.abs(one.astype(float) - other.astype(float)).mean() / 255)
+
+
+def _scene(caption: str, number: int) -> np.ndarray:
+    """One of the pictures that a caption may stand for."""
+    rng = random("scene of", caption, number)
+    while (scene := arrange(parse(caption), rng)) is None:
+        pass
+    return render(scene)
 
 
 def scene_table(grades: Sequence[Grade], items: Sequence[Item], coded: Sequence[Grade] | None = None) -> list[Result]:

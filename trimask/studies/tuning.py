@@ -37,7 +37,7 @@ from trimask.diffusion.denoiser import Denoiser
 from trimask.diffusion.settings import Settings
 from trimask.evaluation.audio import ClassSpeaking, Speaking, Transcribing
 from trimask.evaluation.coverage import NEIGHBOURS
-from trimask.evaluation.image import ClassCaptions, ClassDrawing, SceneCaptions, SceneDrawing
+from trimask.evaluation.image import VARIETY, ClassCaptions, ClassDrawing, SceneCaptions, SceneDrawing
 from trimask.evaluation.sets import Section
 from trimask.evaluation.table import Result
 from trimask.evaluation.writing import UNDER_KNESER_NEY, Writing
@@ -135,7 +135,7 @@ def _likely(metric: str, variety: str) -> "Quality":
 
 Quality = Callable[[Mapping[str, Result]], Result]
 QUALITY: Mapping[type[Section], tuple[str, Quality]] = {
-    SceneDrawing: ("text>image", _plain("all correct")),
+    SceneDrawing: ("text>image", _varied("all correct", VARIETY)),
     ClassDrawing: ("text>image", _varied("judged correct", "coverage over that of real items")),
     SceneCaptions: ("image>text", _plain("true of the picture")),
     ClassCaptions: ("image>text", _plain("class word right")),
@@ -188,15 +188,15 @@ _ORDERED = ("steps", "temperature", "top_p")
 """Options whose neighbours are tried first."""
 _FIRST: Mapping[str, tuple[Any, ...]] = {"steps": (64, 16, 4), "guidance": (0.0, 0.5, 2.0), "temperature": (0.3, 0.7)}
 """What is tried of an option by itself."""
-_SMALL = {"guidance": 0.5, "temperature": 0.3}
+_FREE = {"guidance": 0.5, "temperature": 1.0}
 _PROVEN: tuple[Mapping[str, Any], ...] = (
-    {"sampler": "confidence:by=entropy", "steps": 64, **_SMALL},
-    {"sampler": "threshold:factor=0.35", **_SMALL},
-    {"sampler": "entropy-bounded:bound=0.1", **_SMALL},
-    {"sampler": "planning", "steps": 16, **_SMALL},
+    {"sampler": "confidence:by=entropy", "steps": 64, **_FREE},
+    {"sampler": "threshold:factor=0.35", **_FREE},
+    {"sampler": "entropy-bounded:bound=0.1", **_FREE},
+    {"sampler": "planning", "steps": 16, **_FREE},
 )
 """What was good for models before (dev/LOG.md): guidance makes a model surer, so those that reveal what is sure want
-little of it, which no change of one option finds."""
+little of it, and a low temperature makes all of their pictures one, which no change of one option finds."""
 CROSSED = 0.3
 """Share of candidates that are made of two others."""
 CANDIDATES = 200
@@ -496,9 +496,10 @@ class _Search:
         result = self.quality({r.metric: r for r in found.results})
         error = result.error if result.error is not None and math.isfinite(result.error) else 0.0
         cost = self.fixed * counter.passes + (1 - self.fixed) * counter.shares
+        drawn = count + (section.twice if isinstance(section, SceneDrawing) else 0)
         made = replace(
-            blank, metric=result.metric, quality=result.value, error=error, passes=counter.passes / count,
-            cost=cost / count, seconds=seconds / count, tokens=counter.tokens,
+            blank, metric=result.metric, quality=result.value, error=error, passes=counter.passes / drawn,
+            cost=cost / drawn, seconds=seconds / drawn, tokens=counter.tokens,
         )  # fmt: skip
         append_json(self.folder / TRIALS, asdict(made))
         self.known[made.key] = made
