@@ -168,7 +168,8 @@ _PLAIN: tuple[Family, ...] = (
     ("random-order",),
     ("random-order:counts=cosine",),
     ("confidence:by=entropy",),
-    _family("confidence:gumbel", 0, 1, 4),
+    _family("confidence:gumbel", 0, 1, 2, 4, 8),
+    _family("confidence:by=entropy,gumbel", 1, 2, 4, 8),
     _family("threshold:probability", 0.7, 0.8, 0.9, 0.97),
     _family("threshold:factor", 0.1, 0.2, 0.35, 0.5, 0.7, 1, 1.5),
     _family("entropy-bounded:bound", 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2),
@@ -190,6 +191,7 @@ _FIRST: Mapping[str, tuple[Any, ...]] = {"steps": (64, 16, 4), "guidance": (0.0,
 """What is tried of an option by itself."""
 _FREE = {"guidance": 0.5, "temperature": 1.0}
 _PROVEN: tuple[Mapping[str, Any], ...] = (
+    {"sampler": "confidence:gumbel=4", "steps": 64, **_FREE, "temperature": 0.7},
     {"sampler": "confidence:by=entropy", "steps": 64, **_FREE},
     {"sampler": "threshold:factor=0.35", **_FREE},
     {"sampler": "entropy-bounded:bound=0.1", **_FREE},
