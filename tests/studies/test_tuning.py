@@ -40,7 +40,8 @@ from trimask.studies.presets import (
     report_of,
     said,
 )
-from trimask.studies.tuning import QUALITY, TuneConfig, canonical, counted, space, tunable, tune
+from trimask.studies.space import space
+from trimask.studies.tuning import QUALITY, TuneConfig, canonical, counted, tunable, tune
 
 SMALL = TuneConfig(trials=4, items=2, finalists=3, final=3, fixed=0.2)
 

@@ -36,7 +36,7 @@ Output = Annotated[Path | None, typer.Option("--output", "-o", help="File to wri
 
 _SAMPLING: Mapping[str, tuple[type, str]] = {
     "preset": (str, "fast, balanced or best, where `trimask tune` has found them; what follows changes it."),
-    "steps": (int, "Model evaluations."),
+    "steps": (int, "Model evaluations; the most, of samplers that decide how many."),
     "guidance": (str, "w in (1+w)·conditional - w·null; 1:3 rises over the steps, 3@0.2-0.8 is 0 outside of a part."),
     "temperature": (str, "Of tokens; 0 takes the most probable, 1:0.2 falls over the steps."),
     "top_p": (float, "Draw from the most probable ids of this mass."),

@@ -59,6 +59,7 @@ from trimask.studies.presets import (
     report_of,
     said,
 )
+from trimask.studies.space import FIRST, ORDERED, PROVEN, families, space
 
 TRIALS = "trials.jsonl"
 STAGES = (SEARCHED, MEASURED, CONFIRMED)
@@ -148,57 +149,6 @@ QUALITY: Mapping[type[Section], tuple[str, Quality]] = {
 _BY_VARIETY = (ClassDrawing, ClassSpeaking, Writing)
 """Those that need a train part to judge variety, the first two further real items too."""
 
-_TEMPERATURES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, "1:0.3")
-_SHARED: Mapping[str, tuple[Any, ...]] = {
-    "steps": (4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128),
-    "temperature": _TEMPERATURES,
-    "top_p": (0.8, 0.9, 0.95, 1.0),
-    "cache": ("none", "changed", "changed:every=8", "changed:every=4", "changed:after=0.1", "target"),
-}
-_GUIDANCE = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, "0:3", "2@0-0.7", "1@0-0.3", "2@0-0.3")
-Family = tuple[str, ...]
-"""Samplers that differ in one number, by its size."""
-
-
-def _family(name: str, *values: float) -> Family:
-    return tuple(f"{name}={value:g}" for value in values)
-
-
-_PLAIN: tuple[Family, ...] = (
-    ("random-order",),
-    ("random-order:counts=cosine",),
-    ("confidence:by=entropy",),
-    _family("confidence:gumbel", 0, 1, 2, 4, 8),
-    _family("confidence:by=entropy,gumbel", 1, 2, 4, 8),
-    _family("threshold:probability", 0.7, 0.8, 0.9, 0.97),
-    _family("threshold:factor", 0.1, 0.2, 0.35, 0.5, 0.7, 1, 1.5),
-    _family("entropy-bounded:bound", 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2),
-    ("planning",),
-    ("remasking",),
-)
-_OF_GRID: Mapping[str, tuple[Family, ...]] = {
-    "line": (
-        ("blockwise:block=1,inner=random-order",),
-        _family("blockwise:block", 4, 8, 32),
-        ("blockwise:block=8,inner=threshold",),
-    ),
-    "plane": (),
-    "frames": (("level-ordered:inner=random-order",), ("level-ordered",), ("blockwise:block=16,inner=random-order",)),
-}
-_ORDERED = ("steps", "temperature", "top_p")
-"""Options whose neighbours are tried first."""
-_FIRST: Mapping[str, tuple[Any, ...]] = {"steps": (64, 16, 4), "guidance": (0.0, 0.5, 2.0), "temperature": (0.3, 0.7)}
-"""What is tried of an option by itself."""
-_FREE = {"guidance": 0.5, "temperature": 1.0}
-_PROVEN: tuple[Mapping[str, Any], ...] = (
-    {"sampler": "confidence:gumbel=4", "steps": 64, **_FREE, "temperature": 0.7},
-    {"sampler": "confidence:by=entropy", "steps": 64, **_FREE},
-    {"sampler": "threshold:factor=0.35", **_FREE},
-    {"sampler": "entropy-bounded:bound=0.1", **_FREE},
-    {"sampler": "planning", "steps": 16, **_FREE},
-)
-"""What was good for models before (dev/LOG.md): guidance makes a model surer, so those that reveal what is sure want
-little of it, and a low temperature makes all of their pictures one, which no change of one option finds."""
 CROSSED = 0.3
 """Share of candidates that are made of two others."""
 CANDIDATES = 200
@@ -331,17 +281,6 @@ def read(folder: Path) -> list[Trial]:
     return out
 
 
-def families(grid: str) -> tuple[Family, ...]:
-    """Samplers that are tried."""
-    return (*_PLAIN, *_OF_GRID[grid])
-
-
-def space(task: str, grid: str) -> dict[str, tuple[Any, ...]]:
-    """Options that are tried -> their values."""
-    out = {"sampler": tuple(name for family in families(grid) for name in family), **_SHARED}
-    return {**out, "guidance": _GUIDANCE} if ">" in task else out
-
-
 TIMED = 16
 """Items that evaluations with and without a cache are timed on."""
 
@@ -422,7 +361,7 @@ class _Search:
     def _stepless(self, options: Options) -> bool:
         """Samplers that take as many steps as the model asks for have none to choose."""
         name = str(options.get("sampler", "")).partition(":")[0]
-        return bool(name) and not hasattr(SAMPLERS[name], "steps")
+        return bool(name) and SAMPLERS[name]().adaptive
 
     def _encoding(self) -> surrogate.Encoding:
         """What is known of the model's own settings fills up what an option does not state."""
@@ -439,9 +378,9 @@ class _Search:
         before; then what a model of these trials expects most of, among changes of the unbeaten and their mixtures."""
         most = max((t.tokens for t in searched), default=0)
         known = {canonical(t.settings, most) for t in searched}
-        alone = [{key: value} for key, values in _FIRST.items() if key in self.space for value in values]
+        alone = [{key: value} for key, values in FIRST.items() if key in self.space for value in values]
         samplers = [{"sampler": family[len(family) // 2]} for family in self.families]
-        proven = [{key: value for key, value in options.items() if key in self.space} for options in _PROVEN]
+        proven = [{key: value for key, value in options.items() if key in self.space} for options in PROVEN]
         for options in ({}, {"steps": 16, "cache": "changed:every=8"}, *alone, *samplers, *proven):
             if self._is_new(options, known, most):
                 return options
@@ -471,7 +410,7 @@ class _Search:
             return False
 
     def _changed(self, key: str, value: Any, rng: np.random.Generator) -> Any:
-        values, near = self.space[key], key in _ORDERED
+        values, near = self.space[key], key in ORDERED
         if key == "sampler":
             own = next((family for family in self.families if value in family), ())
             near = len(own) > 1 and bool(rng.random() < 0.5)

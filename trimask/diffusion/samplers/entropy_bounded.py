@@ -17,9 +17,11 @@ class EntropyBounded(Sampler):
     """
 
     bound: float = 0.5
+    steps: int = 0
+    """At most so many, the last of which reveals all that is left; 0 for no limit."""
 
     def __post_init__(self):
-        require(self, bound=(0, math.inf))
+        require(self, bound=(0, math.inf), steps=(0, math.inf))
 
     @property
     def score(self) -> Score:
@@ -30,7 +32,7 @@ class EntropyBounded(Sampler):
         return True
 
     def length(self, total: np.ndarray) -> np.ndarray:
-        return total
+        return np.minimum(self.steps, total) if self.steps else total
 
     def move(self, view: View) -> Move:
         rank_BL = ranks(view.sureness, view.masked_BL)

@@ -19,9 +19,11 @@ class Threshold(Sampler):
 
     probability: float = 0.9
     factor: float = 0.0
+    steps: int = 0
+    """At most so many, the last of which reveals all that is left; 0 for no limit."""
 
     def __post_init__(self):
-        require(self, probability=(0, 1), factor=(0, math.inf))
+        require(self, probability=(0, 1), factor=(0, math.inf), steps=(0, math.inf))
 
     @property
     def score(self) -> Score:
@@ -32,7 +34,7 @@ class Threshold(Sampler):
         return True
 
     def length(self, total: np.ndarray) -> np.ndarray:
-        return total
+        return np.minimum(self.steps, total) if self.steps else total
 
     def move(self, view: View) -> Move:
         p_BL, rank_BL = view.sureness.exp(), ranks(view.sureness, view.masked_BL)

@@ -1,0 +1,19 @@
+"""Samplers that decide how many steps they take, and a limit that the caller sets."""
+
+import pytest
+from test_samplers import turns
+
+from trimask.core.errors import UsageError
+from trimask.diffusion.samplers import Blockwise, EntropyBounded, Threshold
+
+
+def test_a_limit_of_steps_is_kept_and_all_is_filled():
+    """A token is never surer than 1: each step reveals the surest alone, the last one the rest."""
+    found = [[len(t) for t in turns(Threshold(1.0, steps=n), range(8))] for n in (0, 3)]
+    assert found == [[1] * 8, [1, 1, 6]] and len(turns(EntropyBounded(0.5, steps=3), range(8))) == 1
+
+
+def test_a_sampler_within_phases_has_none():
+    """It would have to be shared out, and nothing says how before the model is asked."""
+    with pytest.raises(UsageError, match="cannot be limited to steps=3"):
+        Blockwise(inner=Threshold(steps=3))
