@@ -45,15 +45,15 @@ ORDERED = ("steps", "temperature", "top_p")
 FIRST: Mapping[str, tuple[Any, ...]] = {"steps": (64, 16, 4), "guidance": (0.0, 0.5, 2.0), "temperature": (0.3, 0.7)}
 """What is tried of an option by itself."""
 _FREE = {"guidance": 0.5, "temperature": 1.0}
-PROVEN: tuple[Mapping[str, Any], ...] = (
+TOGETHER: tuple[Mapping[str, Any], ...] = (
     {"sampler": "confidence:gumbel=4", "steps": 64, **_FREE, "temperature": 0.7},
     {"sampler": "confidence:by=entropy", "steps": 64, **_FREE},
     {"sampler": "threshold:factor=0.35", **_FREE},
     {"sampler": "entropy-bounded:bound=0.1", **_FREE},
     {"sampler": "planning", "steps": 16, **_FREE},
 )
-"""What was good for models before (dev/LOG.md): guidance makes a model surer, so those that reveal what is sure want
-little of it, and a low temperature makes all of their pictures one, which no change of one option finds."""
+"""Combinations that no change of one option finds (dev/LOG.md): guidance makes a model surer, so those that reveal what
+is sure want little of it, and a low temperature makes all of their pictures one."""
 
 
 def families(grid: str) -> tuple[Family, ...]:

@@ -59,7 +59,7 @@ from trimask.studies.presets import (
     report_of,
     said,
 )
-from trimask.studies.space import FIRST, ORDERED, PROVEN, families, space
+from trimask.studies.space import FIRST, ORDERED, TOGETHER, families, space
 
 TRIALS = "trials.jsonl"
 STAGES = (SEARCHED, MEASURED, CONFIRMED)
@@ -374,14 +374,16 @@ class _Search:
         return surrogate.Encoding(self.space, self.families, {**stated, **numbers}, self._stepless)
 
     def _next(self, number: int, searched: Sequence[Trial]) -> Options:
-        """First the model's own with one thing changed, a sampler of each family among them, and what has proven good
-        before; then what a model of these trials expects most of, among changes of the unbeaten and their mixtures."""
+        """First the model's own with one thing changed, a sampler of each family among them, and a few combinations.
+
+        Then what a model of these trials expects most of, among changes of the unbeaten and their mixtures.
+        """
         most = max((t.tokens for t in searched), default=0)
         known = {canonical(t.settings, most) for t in searched}
         alone = [{key: value} for key, values in FIRST.items() if key in self.space for value in values]
         samplers = [{"sampler": family[len(family) // 2]} for family in self.families]
-        proven = [{key: value for key, value in options.items() if key in self.space} for options in PROVEN]
-        for options in ({}, {"steps": 16, "cache": "changed:every=8"}, *alone, *samplers, *proven):
+        several = [{key: value for key, value in options.items() if key in self.space} for options in TOGETHER]
+        for options in ({}, {"steps": 16, "cache": "changed:every=8"}, *alone, *samplers, *several):
             if self._is_new(options, known, most):
                 return options
         rng = generator("tune", self.config.seed, self.section.name, number)
