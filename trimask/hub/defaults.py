@@ -191,11 +191,12 @@ def _stated(made: Sampler | Cache, what: str, part: str) -> tuple[str, Any]:
 def with_steps(sampler: Sampler, steps: int) -> Sampler:
     """The sampler with `steps` steps in all, or one a phase where it has more phases.
 
-    One that takes as many as the model asks for takes no more than these; in phases that is a `UsageError`.
+    One that takes as many as the model asks for takes no more than these; in phases, or where a sampler knows no
+    steps, that is a `UsageError`.
     """
     if steps < 1:
         raise UsageError(f"steps must be at least 1, got {steps}")
-    if isinstance(sampler, Phases) and sampler.adaptive:
+    if not hasattr(sampler, "steps") or (isinstance(sampler, Phases) and sampler.adaptive):
         raise UsageError(
             f"the sampler {kebab(type(sampler).__name__)} takes as many steps as the model asks for: leave steps out, "
             "or choose another sampler"

@@ -14,12 +14,7 @@ COLOURS = colormaps["tab20"]
 
 def axes(x: str, y: str):
     """(figure, axes) with labels and a light grid."""
-    figure = Figure(figsize=SIZE, layout="constrained")
-    plot = figure.subplots()
-    plot.set_xlabel(x)
-    plot.set_ylabel(y)
-    plot.grid(True, alpha=0.3)
-    plot.spines[["top", "right"]].set_visible(False)
+    figure, (plot,) = panels(1, x, y)
     return figure, plot
 
 
