@@ -488,7 +488,7 @@ def test_what_cannot_be_sampled_is_an_error():
         Course(1, 1, 0.5, 0.5)
     for make in (lambda: RandomOrder(counts="quick"), lambda: Blockwise(block=0), lambda: Threshold(1.5),
                  lambda: Confidence(steps=0), lambda: Remasking(eta=1.5, kind="rescale"), lambda: Confidence(by="luck"),
-                 lambda: Remasking(begin=0.8, end=0.2)):  # fmt: skip
+                 lambda: Remasking(begin=0.8, end=0.2), lambda: Threshold(0.8, factor=0.5)):  # fmt: skip
         with pytest.raises(UsageError):
             make()
 

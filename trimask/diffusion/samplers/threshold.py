@@ -6,7 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from trimask.core.errors import UsageError
 from trimask.diffusion.samplers.base import Move, Sampler, Score, View, ranks, require
+
+PROBABILITY = 0.9
 
 
 @dataclass(frozen=True)
@@ -17,13 +20,17 @@ class Threshold(Sampler):
     the n-th. The more tokens, the surer each must be.
     """
 
-    probability: float = 0.9
+    probability: float = PROBABILITY
     factor: float = 0.0
     steps: int = 0
     """At most so many, the last of which reveals all that is left; 0 for no limit."""
 
     def __post_init__(self):
         require(self, probability=(0, 1), factor=(0, math.inf), steps=(0, math.inf))
+        if self.factor and self.probability != PROBABILITY:
+            raise UsageError(
+                f"Threshold: probability={self.probability:g} and factor={self.factor:g} are two rules; give one"
+            )
 
     @property
     def score(self) -> Score:
