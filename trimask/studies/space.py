@@ -48,6 +48,8 @@ _FREE = {"guidance": 0.5, "temperature": 1.0}
 TOGETHER: tuple[Mapping[str, Any], ...] = (
     {"sampler": "confidence:gumbel=4", "steps": 64, **_FREE, "temperature": 0.7},
     {"sampler": "confidence:by=entropy", "steps": 64, **_FREE},
+    {"sampler": "confidence:by=entropy,gumbel=1", "steps": 16, **_FREE},
+    {"sampler": "confidence:by=entropy,gumbel=1", "steps": 16, "guidance": "2@0-0.3", "temperature": 0.3},
     {"sampler": "threshold:factor=0.35", **_FREE},
     {"sampler": "entropy-bounded:bound=0.1", **_FREE},
     {"sampler": "planning", "steps": 16, **_FREE},
