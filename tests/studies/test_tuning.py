@@ -1,6 +1,7 @@
 """`trimask tune`: what is counted, what beats what, and a whole search on a small model."""
 
 import json
+import math
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import cast
@@ -170,7 +171,9 @@ def test_quality_is_one_at_best_and_wants_variety():
     }
     found = QUALITY[tuning.Writing][1](written)
     assert (found.value, found.error) == (pytest.approx(0.4), pytest.approx(0.04))
-    written["distinct 2-grams"] = Result("distinct 2-grams", 0.9, 5, reference=0.8)
+    written["distinct 2-grams"] = Result("distinct 2-grams", 0.4, 5, 0.03, reference=0.8)
+    assert QUALITY[tuning.Writing][1](written).error == pytest.approx(math.hypot(0.04, 0.8 * 0.03 / 0.8))
+    written["distinct 2-grams"] = Result("distinct 2-grams", 0.9, 5, 0.03, reference=0.8)
     assert QUALITY[tuning.Writing][1](written).value == pytest.approx(0.8)
     # More likely than real text is no better than real text.
     written[UNDER_KNESER_NEY] = replace(written[UNDER_KNESER_NEY], value=1.0)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
@@ -23,7 +24,9 @@ from trimask.tokenizers.contract import Tokenizer
 SHOWN = 32
 """Pictures in a report's grid."""
 TWICE = 32
-"""Captions that are drawn a second time, to see how far one's pictures differ."""
+"""At least so many captions, and one in four, are drawn a second time, to see how far one's pictures differ."""
+REAL = 8
+"""Real scenes of a caption, whose distances are those to hold them against."""
 VARIETY = "variety of one caption"
 
 
@@ -56,7 +59,8 @@ class SceneDrawing(Section):
     @property
     def twice(self) -> int:
         """How many captions are drawn twice."""
-        return min(self.n, len(self.data.items), TWICE)
+        count = min(self.n, len(self.data.items))
+        return min(count, max(TWICE, count // 4))
 
     def _coded(self, items: Sequence[Item], captions: Sequence[str]) -> list[Grade] | None:
         """Grades of the real pictures after a round trip through the tokenizer."""
@@ -72,7 +76,7 @@ def variety(images: Sequence[np.ndarray], others: Sequence[np.ndarray], captions
     A model that draws its likeliest picture of a caption again and again has 0, however right it is.
     """
     ours = np.array([_distance(*pair) for pair in zip(images, others, strict=True)])
-    real = [_distance(*(_scene(caption, number) for number in range(2))) for caption in captions]
+    real = [_distance(*pair) for caption in captions for pair in combinations(_scenes(caption), 2)]
     error = float(ours.std(ddof=1) / np.sqrt(len(ours))) if len(ours) > 1 else None
     return Result(VARIETY, float(ours.mean()), len(ours), error, "", float(np.mean(real)), "real scenes")
 
@@ -81,12 +85,13 @@ def _distance(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.abs(one.astype(float) - other.astype(float)).mean() / 255)
 
 
-def _scene(caption: str, number: int) -> np.ndarray:
-    """One of the pictures that a caption may stand for."""
-    rng = random("scene of", caption, number)
-    while (scene := arrange(parse(caption), rng)) is None:
-        pass
-    return render(scene)
+def _scenes(caption: str) -> list[np.ndarray]:
+    """Some of the pictures that a caption may stand for."""
+    rng, wanted, out = random("scenes of", caption), parse(caption), []
+    while len(out) < REAL:
+        if (scene := arrange(wanted, rng)) is not None:
+            out.append(render(scene))
+    return out
 
 
 def scene_table(grades: Sequence[Grade], items: Sequence[Item], coded: Sequence[Grade] | None = None) -> list[Result]:

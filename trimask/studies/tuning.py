@@ -109,8 +109,11 @@ def _varied(metric: str, variety: str) -> "Quality":
 
     def of(found: Mapping[str, Result]) -> Result:
         share, spread = found.get(metric, Result(metric, 0.0, 0)), found.get(variety, Result(variety, 0.0, 0))
-        factor = min(1.0, spread.value / spread.reference if spread.reference else spread.value)
-        error = None if share.error is None else share.error * factor
+        real = spread.reference or 1.0
+        factor = min(1.0, spread.value / real)
+        # A model that is more varied than what is real is no better for it, and how much more does not count.
+        unsure = share.value * (spread.error or 0.0) / real if factor < 1 else 0.0
+        error = None if share.error is None else float(np.hypot(share.error * factor, unsure))
         return replace(share, metric=f"{metric} x {variety}", value=share.value * factor, error=error)
 
     return of
