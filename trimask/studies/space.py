@@ -5,12 +5,12 @@ from typing import Any
 
 _TEMPERATURES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, "1:0.3")
 _SHARED: Mapping[str, tuple[Any, ...]] = {
-    "steps": (4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128),
+    "steps": (4, 6, 8, 12, 16, 20, 24, 32, 48, 64, 96, 128),
     "temperature": _TEMPERATURES,
     "top_p": (0.8, 0.9, 0.95, 1.0),
     "cache": ("none", "changed", "changed:every=8", "changed:every=4", "changed:after=0.1", "target"),
 }
-_GUIDANCE = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, "0:3", "2@0-0.7", "1@0-0.3", "2@0-0.3")
+_GUIDANCE = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, "0:3", "1@0-0.6", "2@0-0.6", "1@0-0.3", "2@0-0.3")
 Family = tuple[str, ...]
 """Samplers that differ in one number, by its size."""
 
@@ -49,7 +49,8 @@ TOGETHER: tuple[Mapping[str, Any], ...] = (
     {"sampler": "confidence:gumbel=4", "steps": 64, **_FREE, "temperature": 0.7},
     {"sampler": "confidence:by=entropy", "steps": 64, **_FREE},
     {"sampler": "confidence:by=entropy,gumbel=1", "steps": 16, **_FREE},
-    {"sampler": "confidence:by=entropy,gumbel=1", "steps": 16, "guidance": "2@0-0.3", "temperature": 0.3},
+    {"sampler": "confidence:by=entropy,gumbel=1", "steps": 24, "guidance": "2@0-0.3", "temperature": 0.3},
+    {"sampler": "confidence:by=entropy,gumbel=4", "steps": 20, "guidance": "1@0-0.6", "temperature": 0.3},
     {"sampler": "threshold:factor=0.35", **_FREE},
     {"sampler": "entropy-bounded:bound=0.1", **_FREE},
     {"sampler": "planning", "steps": 16, **_FREE},
