@@ -32,6 +32,7 @@ def start(root: Path, folder: Path, *settings: str) -> subprocess.Popen:
     with open(f"{folder}.out", "a") as out:
         command = [sys.executable, str(PROGRAM), str(root), str(folder), str(STEPS), *settings]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+        environment["RAY_worker_niceness"] = "0"  # 15 by default: beside other work they would not get on
         return subprocess.Popen(command, stdout=out, stderr=out, env=environment)
 
 

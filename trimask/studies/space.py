@@ -49,6 +49,7 @@ TOGETHER: tuple[Mapping[str, Any], ...] = (
     {"sampler": "confidence:gumbel=4", "steps": 64, **_FREE, "temperature": 0.7},
     {"sampler": "confidence:by=entropy", "steps": 64, **_FREE},
     {"sampler": "confidence:by=entropy,gumbel=1", "steps": 16, **_FREE},
+    {"sampler": "confidence:by=entropy,gumbel=2", "steps": 16, "guidance": 0.7, "temperature": 0.2},
     {"sampler": "confidence:by=entropy,gumbel=1", "steps": 24, "guidance": "2@0-0.3", "temperature": 0.3},
     {"sampler": "confidence:by=entropy,gumbel=4", "steps": 20, "guidance": "1@0-0.6", "temperature": 0.3},
     {"sampler": "threshold:factor=0.35", **_FREE},
