@@ -34,6 +34,7 @@ from trimask.studies.presets import (
     SEARCHED,
     Trial,
     by_passes,
+    chosen,
     defaults_of,
     finalists,
     frontier,
@@ -106,14 +107,23 @@ def test_finalists_are_the_best_the_quick_and_the_frontier():
     ],
 )
 def test_presets_by_hand(qualities: dict, expected: tuple):
-    chosen = presets([trial(q, cost) for cost, q in qualities.items()], fewer=4, loss=0.02)
-    assert tuple(chosen[n].cost for n in (FAST, BALANCED, BEST)) == expected
+    named = presets([trial(q, cost) for cost, q in qualities.items()], fewer=4, loss=0.02)
+    assert tuple(named[n].cost for n in (FAST, BALANCED, BEST)) == expected
 
 
 def test_fast_is_not_what_balanced_beats():
     cached = replace(trial(0.79, 64), cost=10.0)
-    chosen = presets([trial(0.8, 64), cached, trial(0.6, 16)], fewer=4, loss=0.02)
-    assert chosen[FAST] is chosen[BALANCED] is cached
+    named = presets([trial(0.8, 64), cached, trial(0.6, 16)], fewer=4, loss=0.02)
+    assert named[FAST] is named[BALANCED] is cached
+
+
+def test_what_does_not_hold_when_it_is_confirmed_is_not_the_default():
+    finals = [trial(q, cost, stage=MEASURED) for cost, q in ((4, 0.75), (32, 0.8), (64, 0.81))]
+    for again, expected in ((0.77, 32), (0.6, 64)):
+        confirmed = [trial(q, cost, stage=CONFIRMED) for cost, q in ((4, 0.7), (32, again), (64, 0.8))]
+        found = chosen([*finals, *confirmed], fewer=4, loss=0.02)
+        assert tuple(found[n].cost for n in (FAST, BALANCED, BEST)) == (4, expected, 64)
+        assert found[BALANCED].stage == CONFIRMED
 
 
 def test_defaults_keep_what_was_not_tuned_and_say_what_was_measured(model):

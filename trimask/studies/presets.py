@@ -134,10 +134,17 @@ def presets(finals: Sequence[Trial], fewer: float, loss: float) -> dict[str, Tri
 
 
 def chosen(trials: Sequence[Trial], fewer: float, loss: float) -> dict[str, Trial]:
-    """The presets as they were confirmed, or as they were measured where that is still to be done."""
+    """The presets as they were confirmed, or as they were measured where that is still to be done.
+
+    Where balanced then loses for certain more than it may, which chance had hidden, best takes its place.
+    """
     again = {json.dumps(t.settings, sort_keys=True): t for t in trials if t.stage == CONFIRMED}
     found = presets([t for t in trials if t.stage == MEASURED], fewer, loss)
-    return {name: again.get(json.dumps(t.settings, sort_keys=True), t) for name, t in found.items()}
+    out = {name: again.get(json.dumps(t.settings, sort_keys=True), t) for name, t in found.items()}
+    best, balanced = out[BEST], out[BALANCED]
+    if best.quality - balanced.quality > loss + float(np.hypot(best.error, balanced.error)):
+        out[BALANCED] = best
+    return out
 
 
 def defaults_of(before: Defaults, tasks: Sequence[Sequence[Trial]], fewer: float, loss: float) -> Defaults:
