@@ -124,6 +124,12 @@ def test_what_does_not_hold_when_it_is_confirmed_is_not_the_default():
         found = chosen([*finals, *confirmed], fewer=4, loss=0.02)
         assert tuple(found[n].cost for n in (FAST, BALANCED, BEST)) == (4, expected, 64)
         assert found[BALANCED].stage == CONFIRMED
+        rows = report_of([[*finals, *confirmed]], 4, 0.02).tables[0][2]
+        assert [row[3] for row in rows] == ["0.700 +- 0.010", f"{again:.3f} +- 0.010", "0.800 +- 0.010"]
+        assert [row[1] for row in rows] == [
+            "fast",
+            *(["balanced", "best"] if expected == 32 else ["", "balanced best"]),
+        ]
 
 
 def test_defaults_keep_what_was_not_tuned_and_say_what_was_measured(model):

@@ -168,21 +168,22 @@ def report_of(tasks: Sequence[Sequence[Trial]], fewer: float, loss: float) -> Re
     out = Report("Sampling settings: quality against cost")
     for trials in tasks:
         finals = sorted((t for t in trials if t.stage == MEASURED), key=by_cost)
-        task, named, confirmed = finals[0].task, presets(finals, fewer, loss), chosen(trials, fewer, loss)
+        task, confirmed = finals[0].task, chosen(trials, fewer, loss)
         fast, best = confirmed[FAST], confirmed[BEST]
         out.findings.append(
             f"{task}, {best.metric}, {best.items} items: fast {fast.quality:.3f} +- {fast.error:.3f} with "
             f"{fast.passes:.0f} passes, best {best.quality:.3f} +- {best.error:.3f} with {best.passes:.0f}: "
             f"{best.passes / fast.passes:.1f} times as many for {best.quality - fast.quality:+.3f}."
         )
+        named = {name: next(t for t in finals if t.settings == one.settings) for name, one in confirmed.items()}
         out.plots[task.replace(">", "-to-")] = _plot(task, trials, named)
         columns = ["setting", "preset", "quality", "confirmed", "passes", "in whole passes", "seconds"]
-        again = {name: f"{t.quality:.3f} +- {t.error:.3f}" for name, t in confirmed.items() if t.stage == CONFIRMED}
+        again = [t for t in trials if t.stage == CONFIRMED]
         lines = []
         for t in finals:
             names = [name for name, one in named.items() if one is t]
             told = [said(t.options), " ".join(names), f"{t.quality:.3f} +- {t.error:.3f}"]
-            told.append(again[names[0]] if names and names[0] in again else "")
+            told.append(" ".join(f"{c.quality:.3f} +- {c.error:.3f}" for c in again if c.settings == t.settings))
             lines.append([*told, f"{t.passes:.1f}", f"{t.cost:.1f}", f"{t.seconds:.2f}"])
         out.tables.append((f"{task}: {finals[0].metric}, {finals[0].items} items", columns, lines))
     return out
