@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -103,6 +103,21 @@ class Sampler(ABC):
     @abstractmethod
     def move(self, view: View) -> Move:
         """What to reveal, a subset of `view.masked_BL`, and what to hide, one of `view.filled_BL`."""
+
+
+@dataclass(frozen=True)
+class Adaptive(Sampler):
+    """One that reveals as much at a step as what the model says allows."""
+
+    steps: int = field(default=0, kw_only=True)
+    """At most so many, the last of which reveals all that is left; 0 for no limit."""
+
+    @property
+    def adaptive(self) -> bool:
+        return True
+
+    def length(self, total: np.ndarray) -> np.ndarray:
+        return np.minimum(self.steps, total) if self.steps else total
 
 
 def require(sampler: Sampler, **limits: tuple[float, float] | Sequence[str]) -> None:

@@ -3,13 +3,11 @@
 import math
 from dataclasses import dataclass
 
-import numpy as np
-
-from trimask.diffusion.samplers.base import Move, Sampler, Score, View, ranks, require
+from trimask.diffusion.samplers.base import Adaptive, Move, Score, View, ranks, require
 
 
 @dataclass(frozen=True)
-class EntropyBounded(Sampler):
+class EntropyBounded(Adaptive):
     """The k tokens of least entropy, k the largest for which the sum of the others' entropies but the largest is small.
 
     Drawn together, k tokens differ from a joint draw by at most the sum of their entropies without the largest: `bound`
@@ -17,8 +15,6 @@ class EntropyBounded(Sampler):
     """
 
     bound: float = 0.5
-    steps: int = 0
-    """At most so many, the last of which reveals all that is left; 0 for no limit."""
 
     def __post_init__(self):
         require(self, bound=(0, math.inf), steps=(0, math.inf))
@@ -26,13 +22,6 @@ class EntropyBounded(Sampler):
     @property
     def score(self) -> Score:
         return "entropy"
-
-    @property
-    def adaptive(self) -> bool:
-        return True
-
-    def length(self, total: np.ndarray) -> np.ndarray:
-        return np.minimum(self.steps, total) if self.steps else total
 
     def move(self, view: View) -> Move:
         rank_BL = ranks(view.sureness, view.masked_BL)

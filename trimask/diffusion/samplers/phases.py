@@ -7,10 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from trimask.core.errors import UsageError
-from trimask.diffusion.samplers.base import Move, Sampler, Score, View, require
+from trimask.diffusion.samplers.base import Adaptive, Move, Sampler, Score, View, require
 from trimask.diffusion.samplers.confidence import Confidence
-from trimask.diffusion.samplers.entropy_bounded import EntropyBounded
-from trimask.diffusion.samplers.threshold import Threshold
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,7 @@ class Phases(Sampler):
             raise UsageError(f"{type(self).__name__}: inner={self.inner!r} must be a sampler")
         if isinstance(self.inner, Phases):
             raise UsageError(f"{type(self).__name__}: the inner sampler has phases of its own; choose a plain one")
-        if isinstance(self.inner, Threshold | EntropyBounded) and self.inner.steps:
+        if isinstance(self.inner, Adaptive) and self.inner.steps:
             raise UsageError(f"{type(self).__name__}: the inner sampler cannot be limited to steps={self.inner.steps}")
 
     @abstractmethod

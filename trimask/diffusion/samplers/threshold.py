@@ -3,17 +3,16 @@
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from trimask.core.errors import UsageError
-from trimask.diffusion.samplers.base import Move, Sampler, Score, View, ranks, require
+from trimask.diffusion.samplers.base import Adaptive, Move, Score, View, ranks, require
 
 PROBABILITY = 0.9
 
 
 @dataclass(frozen=True)
-class Threshold(Sampler):
+class Threshold(Adaptive):
     """Every token whose drawn id has a probability above `probability`, at least the surest one.
 
     With `factor` f > 0 instead: the n surest, n the largest with (n + 1) (1 - p_n) < f, where p_n is the probability of
@@ -22,8 +21,6 @@ class Threshold(Sampler):
 
     probability: float = PROBABILITY
     factor: float = 0.0
-    steps: int = 0
-    """At most so many, the last of which reveals all that is left; 0 for no limit."""
 
     def __post_init__(self):
         require(self, probability=(0, 1), factor=(0, math.inf), steps=(0, math.inf))
@@ -35,13 +32,6 @@ class Threshold(Sampler):
     @property
     def score(self) -> Score:
         return "drawn"
-
-    @property
-    def adaptive(self) -> bool:
-        return True
-
-    def length(self, total: np.ndarray) -> np.ndarray:
-        return np.minimum(self.steps, total) if self.steps else total
 
     def move(self, view: View) -> Move:
         p_BL, rank_BL = view.sureness.exp(), ranks(view.sureness, view.masked_BL)
