@@ -1,6 +1,6 @@
 """What orders and temperatures make of scenes: how many are right, and how much the pictures of one caption differ.
 
-    python benchmarks/variety.py                         # nano, 200 held-out captions of the built-in world, 12 minutes
+    python benchmarks/variety.py                         # nano, 200 held-out captions of the built-in world, 10 minutes
     python benchmarks/variety.py runs/mine --items 400
 
 Of each setting the share of scenes that are right in all, evaluations of the model for a picture, and the mean distance
@@ -16,6 +16,7 @@ from trimask.evaluation.image import VARIETY, SceneDrawing
 from trimask.evaluation.sets import EvaluationSet
 from trimask.hub.defaults import Defaults, Overrides
 from trimask.hub.model import load
+from trimask.studies.presets import said
 from trimask.studies.tuning import counted
 
 _SURE = "confidence:by=entropy"
@@ -29,7 +30,6 @@ SETTINGS: tuple[Overrides, ...] = (
     {"sampler": f"{_SURE},gumbel=0", "steps": 16, "guidance": 0.7, "temperature": 0.2},
     {"sampler": "entropy-bounded:bound=0.1", "guidance": 0.5, "temperature": 0.3},
     {"sampler": "entropy-bounded:bound=0.1", "guidance": 0.5, "temperature": 1.0},
-    {"sampler": "planning", "steps": 64, "guidance": 0.5, "temperature": 0.7},
 )
 
 
@@ -51,9 +51,8 @@ def main() -> None:
         with counted(own) as counter:
             found = {r.metric: r for r in section.run(own, 0).results}
         right, variety = found["all correct"], found[VARIETY]
-        said = " ".join(f"--{key} {value}" for key, value in options.items()) or "the model's own"
         passes, share = counter.passes / (n + section.twice), variety.value / (variety.reference or 1)
-        print(f"{right.value:7.3f} ± {right.error or 0:.3f} {passes:7.1f} {share:8.2f}  {said}", flush=True)
+        print(f"{right.value:7.3f} ± {right.error or 0:.3f} {passes:7.1f} {share:8.2f}  {said(options)}", flush=True)
 
 
 if __name__ == "__main__":
