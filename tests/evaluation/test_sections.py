@@ -33,7 +33,7 @@ from trimask.evaluation.senses import ImageSense, SoundSense
 from trimask.evaluation.sets import EvaluationSet, evenly
 from trimask.evaluation.table import Findings, Result
 from trimask.evaluation.writing import Cloze, Writing
-from trimask.studies.tuning import QUALITY
+from trimask.studies.tuning import AIMS
 
 
 class Memory:
@@ -104,8 +104,8 @@ def test_the_same_picture_again_and_again_is_no_variety(scenes: EvaluationSet):
     )
     assert same[VARIETY].value == 0 and same["all correct"].value > 0.9 and same[VARIETY].n == TWICE
     assert free[VARIETY].value == pytest.approx(free[VARIETY].reference, rel=0.25) and free["all correct"].value > 0.9
-    quality = QUALITY[SceneDrawing][1]
-    assert quality(same).value == 0 and quality(free).value > 0.7
+    (none, nothing), (most, enough) = (AIMS[SceneDrawing].quality(found, 0.9) for found in (same, free))
+    assert (none.value, nothing) == (0, 0) and most.value > 0.8 and enough is not None and enough > 0.75
 
 
 def test_captions_of_scenes_are_true_or_not(scenes: EvaluationSet):

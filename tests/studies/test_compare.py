@@ -14,6 +14,7 @@ from trimask import recipes
 from trimask.core.errors import UsageError
 from trimask.core.rng import generator
 from trimask.data.stream import Stream
+from trimask.model.accounting import parameters
 from trimask.model.transformer import Transformer
 from trimask.studies import table
 from trimask.studies.base import cell_of
@@ -28,6 +29,7 @@ from trimask.studies.paradigm import CAUSAL, Paradigm
 from trimask.studies.scaling import LAW, Scaling, of_rows
 from trimask.studies.table import Cell, Row
 from trimask.studies.training import configuration
+from trimask.train.config import TrainConfig
 
 
 def noise(*key: object) -> float:
@@ -197,6 +199,10 @@ def sizes(depth: int) -> int:
     return 12 * depth**3 * 1000
 
 
+def sizes_of(base: TrainConfig, cell: Cell) -> int:
+    return parameters(chz.replace(base.model, width=cell.width, depth=cell.depth)).total
+
+
 def row(cell: Cell) -> Row:
     """As the law has it, with a thousandth of noise."""
     params, tokens = sizes(cell.depth), cell.steps * 2000
@@ -207,24 +213,28 @@ def row(cell: Cell) -> Row:
 
 
 def test_scaling_fits_a_law_to_each_modality_and_keeps_it_for_plans(tri):
-    study = Scaling(depths=(2, 3, 4, 6, 9), horizons=(1.0, 2.0, 4.0, 8.0), draws=20)
+    study = Scaling(depths=(2, 3, 4, 6, 9), horizons=(1.0, 2.0, 4.0, 8.0), most=8.0, beyond=2.0, draws=20)
     plan = study.plan(tri, ())
     assert {c.depth: c.width for c in plan} == {2: 64, 3: 128, 4: 192, 6: 256, 9: 384}
-    assert sum(c.depth == 2 and c.steps == 1000 for c in plan) == 3 and sum(c.depth == 9 for c in plan) == 4
-    # A run of a large model and a long one of a small model may cost alike.
-    assert len(Scaling(depths=(2, 3, 4, 8), most=2.0).plan(tri, ())) < len(Scaling(depths=(2, 3, 4, 8)).plan(tri, ()))
+    lengths = {d: sorted(c.steps for c in plan if c.depth == d and c.seed == 0) for d in (2, 6, 9)}
+    # The largest size takes every second length; half of what its longest run costs is too much for any other.
+    assert lengths == {2: [1000, 2000, 4000, 8000], 6: [1000, 2000, 4000, 8000], 9: [2000, 8000]}
+    assert [sum(c.depth == d and c.steps == 4000 for c in plan) for d in (2, 6)] == [3, 3]
+    dear = chz.replace(study, beyond=16.0).plan(tri, ())
+    cost = {d: max(sizes_of(tri, c) * c.steps for c in dear if c.depth == d) for d in (2, 6, 9)}
+    assert cost[9] >= 16 * max(cost[2], cost[6]) > cost[9] / 2
     report = study.report(tri, [row(c) for c in plan])
     kept = report.data[LAW]["targets"]
     assert {*kept} == {ALL, "text"} and len(kept[ALL]["drawn"]) == 20
     assert kept[ALL]["values"]["alpha"] == pytest.approx(0.3, abs=0.05)
     assert kept[ALL]["ranges"]["params"] == [sizes(2), sizes(9)]
-    assert any(line.startswith("all: Held out, 4 losses") for line in report.findings)
+    assert any(line.startswith("all: Held out, 2 losses") for line in report.findings)
     assert {"losses", "all-fit", "text-errors"} <= {*report.plots}
     # Before all sizes are there nothing is fitted.
     early = study.report(tri, [row(c) for c in plan if c.depth < 9])
     assert not early.data and "losses" in early.plots
     body = of_rows([row(c) for c in plan], ALL, "body")
     assert body.params_R.max() == sizes(9) // 2
-    for wrong in ({"depths": (2, 3, 4)}, {"horizons": (1.0, 2.0)}, {"seeds": 1}, {"held_out": 4}):
+    for wrong in ({"depths": (2, 3, 4)}, {"horizons": (1.0, 2.0)}, {"seeds": 1}, {"held_out": 4}, {"beyond": 0.0}):
         with pytest.raises(UsageError, match="study"):
             Scaling(**wrong)  # pyright: ignore[reportArgumentType]

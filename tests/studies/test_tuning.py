@@ -43,7 +43,7 @@ from trimask.studies.presets import (
     said,
 )
 from trimask.studies.space import space
-from trimask.studies.tuning import QUALITY, TuneConfig, canonical, counted, tunable, tune
+from trimask.studies.tuning import AIMS, TuneConfig, canonical, counted, tunable, tune
 
 SMALL = TuneConfig(trials=4, items=2, finalists=3, final=3, fixed=0.2)
 
@@ -179,22 +179,27 @@ def test_passes_and_positions_are_counted(model, options, passes, cost):
 
 def test_quality_is_one_at_best_and_wants_variety():
     rates = {"word error rate, generated speech": Result("word error rate, generated speech", 1.2, 5, 0.1)}
-    task, quality = QUALITY[tuning.Speaking]
-    assert (task, quality(rates).value, quality(rates).error) == ("text>speech", 0.0, 0.1)
-    written = {
-        UNDER_KNESER_NEY: Result(UNDER_KNESER_NEY, 2.5, 5, 0.25, reference=2.0),
-        "distinct 2-grams": Result("distinct 2-grams", 0.4, 5, reference=0.8),
-    }
-    found = QUALITY[tuning.Writing][1](written)
-    assert (found.value, found.error) == (pytest.approx(0.4), pytest.approx(0.04))
-    written["distinct 2-grams"] = Result("distinct 2-grams", 0.4, 5, 0.03, reference=0.8)
-    assert QUALITY[tuning.Writing][1](written).error == pytest.approx(math.hypot(0.04, 0.8 * 0.03 / 0.8))
-    written["distinct 2-grams"] = Result("distinct 2-grams", 0.9, 5, 0.03, reference=0.8)
-    assert QUALITY[tuning.Writing][1](written).value == pytest.approx(0.8)
-    # More likely than real text is no better than real text.
-    written[UNDER_KNESER_NEY] = replace(written[UNDER_KNESER_NEY], value=1.0)
-    assert QUALITY[tuning.Writing][1](written).value == 1.0
-    assert QUALITY[tuning.Writing][1]({"words in samples": Result("words in samples", 0, 5)}).value == 0
+    speaking, writing = AIMS[tuning.Speaking], AIMS[tuning.Writing]
+    quality, varied = speaking.quality(rates, 0.9)
+    assert (speaking.task, quality.value, quality.error, varied) == ("text>speech", 0.0, 0.1, None)
+    bits = Result(UNDER_KNESER_NEY, 2.5, 5, 0.25, reference=2.0)
+    pairs = Result("distinct 2-grams", 0.4, 5, 0.03, reference=0.8)
+    # Four fifths as likely as real texts, half as varied.
+    found, varied = writing.quality({bits.metric: bits, pairs.metric: replace(pairs, error=None)}, 1.0)
+    assert (found.value, found.error, varied) == (pytest.approx(0.4), pytest.approx(0.04), pytest.approx(0.5))
+    found, _ = writing.quality({bits.metric: bits, pairs.metric: pairs}, 1.0)
+    assert found.error == pytest.approx(math.hypot(0.04, 0.8 * 0.03 / 0.8))
+    # Of a variety of 0.8 half as much is five eighths of what is enough.
+    found, _ = writing.quality({bits.metric: bits, pairs.metric: pairs}, 0.8)
+    assert (found.value, found.error) == (pytest.approx(0.5), pytest.approx(math.hypot(0.05, 0.8 * 0.03 / 0.64)))
+    # With enough of it, how much more does not count, nor how sure that is.
+    for enough, value in ((0.5, 0.4), (0.9, 0.9)):
+        found, _ = writing.quality({bits.metric: bits, pairs.metric: replace(pairs, value=value)}, enough)
+        assert (found.value, found.error) == (pytest.approx(0.8), pytest.approx(0.08))
+    # More likely than real text is no better than real text, and no text at all is nothing.
+    likelier = {bits.metric: replace(bits, value=1.0), pairs.metric: replace(pairs, value=0.8)}
+    assert writing.quality(likelier, 0.9)[0].value == 1.0
+    assert writing.quality({"words in samples": Result("words in samples", 0, 5)}, 0.9)[0].value == 0
 
 
 def test_a_section_that_cannot_judge_variety_is_left_out(scenes, capsys):

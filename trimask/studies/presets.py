@@ -13,6 +13,8 @@ from trimask.studies import plots
 from trimask.studies.base import Report
 
 FAST, BEST = "fast", "best"
+FIGURES = ("quality", "error", "variety", "passes", "cost", "seconds")
+"""What is published of a preset."""
 Options = Mapping[str, Any]
 """Options of sampling as the command line takes them, relative to the model's own."""
 
@@ -45,6 +47,8 @@ class Trial:
     """For an item, with what grades it."""
     tokens: int = 0
     """Most tokens that had to be filled for an item."""
+    variety: float | None = None
+    """Of samples, over that of real items; None where there is but one right answer."""
 
     @property
     def key(self) -> str:
@@ -158,7 +162,7 @@ def defaults_of(before: Defaults, tasks: Sequence[Sequence[Trial]], fewer: float
         for name, trial in found.items():
             table = settings if name == BALANCED else named.setdefault(name, {})
             table[task] = settings_of(trial.settings, f"trial {said(trial.options)}")
-            figures[name] = {k: round(getattr(trial, k), 4) for k in ("quality", "error", "passes", "cost", "seconds")}
+            figures[name] = {k: round(getattr(trial, k), 4) for k in FIGURES if getattr(trial, k) is not None}
         measured[task] = figures
     return replace(before, settings=settings, presets=named, measured=measured)
 
@@ -177,13 +181,14 @@ def report_of(tasks: Sequence[Sequence[Trial]], fewer: float, loss: float) -> Re
         )
         named = {name: next(t for t in finals if t.settings == one.settings) for name, one in confirmed.items()}
         out.plots[task.replace(">", "-to-")] = _plot(task, trials, named)
-        columns = ["setting", "preset", "quality", "confirmed", "passes", "in whole passes", "seconds"]
+        columns = ["setting", "preset", "quality", "confirmed", "variety", "passes", "in whole passes", "seconds"]
         again = [t for t in trials if t.stage == CONFIRMED]
         lines = []
         for t in finals:
             names = [name for name, one in named.items() if one is t]
             told = [said(t.options), " ".join(names), f"{t.quality:.3f} +- {t.error:.3f}"]
             told.append(" ".join(f"{c.quality:.3f} +- {c.error:.3f}" for c in again if c.settings == t.settings))
+            told.append("" if t.variety is None else f"{t.variety:.2f}")
             lines.append([*told, f"{t.passes:.1f}", f"{t.cost:.1f}", f"{t.seconds:.2f}"])
         out.tables.append((f"{task}: {finals[0].metric}, {finals[0].items} items", columns, lines))
     return out

@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from trimask.core.errors import UsageError
+from trimask.model.accounting import parameters
 from trimask.model.config import width_at
 from trimask.studies import fits, plots
 from trimask.studies.base import Report, Study, cell_of
@@ -28,12 +29,15 @@ LAW = "law"
 
 @chz.chz
 class Scaling(Study):
-    """Sizes times lengths; seeds of two of them tell the noise."""
+    """Sizes times lengths, the smaller a size the longer; several seeds of some tell the noise."""
 
-    depths: tuple[int, ...] = chz.field(default=(2, 3, 4, 6, 8, 12), doc="sizes: the dial of the family")
-    horizons: tuple[float, ...] = chz.field(default=(0.5, 1.0, 2.0, 4.0, 8.0), doc="lengths, in runs of the base")
-    most: float = chz.field(default=8.0, doc="longest run of the largest size; smaller ones in the ratio longer")
-    seeds: int = chz.field(default=3, doc="seeds of the smallest size at its first two lengths; of all others one")
+    depths: tuple[int, ...] = chz.field(default=(2, 3, 4, 5, 6, 11), doc="sizes: the dial of the family")
+    horizons: tuple[float, ...] = chz.field(
+        default=(0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6), doc="lengths, in runs of the base"
+    )
+    most: float = chz.field(default=2.8, doc="longest run of the largest size, in runs of the base")
+    beyond: float = chz.field(default=8.0, doc="what the largest size may cost over what any smaller one may")
+    seeds: int = chz.field(default=3, doc="seeds of each size at two of its lengths; of all others one")
     count: Literal["params", "body"] = chz.field(default="params", doc="what N counts: body leaves embeddings out")
     held_out: int = chz.field(default=1, doc="largest sizes that are predicted before they are fitted")
     draws: int = chz.field(default=300, doc="bootstraps of a law")
@@ -44,20 +48,27 @@ class Scaling(Study):
             raise UsageError("study: at least four depths, three horizons and two seeds are needed")
         if not 0 <= self.held_out <= len(self.depths) - 3:
             raise UsageError("study.held_out must leave three sizes to fit on")
+        if not (self.most > 0 and self.beyond > 0):
+            raise UsageError(f"study: most={self.most} and beyond={self.beyond} must be positive")
 
     def plan(self, base: TrainConfig, rows: Sequence[Row]) -> list[Cell]:
-        first, out = cell_of(base), []
-        depths = sorted({*self.depths})
+        first, out, depths = cell_of(base), [], sorted({*self.depths})
+        widths = {depth: width_at(depth, base.model.aspect, base.model.head_dim) for depth in depths}
+        sizes = {d: parameters(chz.replace(base.model, depth=d, width=w)).total for d, w in widths.items()}
         for depth in depths:
-            width = width_at(depth, base.model.aspect, base.model.head_dim)
-            # What a longer training of a small model costs a short one of a large model costs too.
-            longest = self.most * max(1.0, depths[-1] / depth)
-            for number, horizon in enumerate(h for h in sorted({*self.horizons}) if h <= longest):
-                noisy = depth == depths[0] and number < 2
+            # What the law is to predict is far from all that it is fitted to, in parameters and in operations. Those
+            # runs cost most of the study: every second length will do.
+            last = depth == depths[-1]
+            longest = self.most * (1.0 if last else sizes[depths[-1]] / sizes[depth] / self.beyond)
+            horizons = [h for h in sorted({*self.horizons}) if h <= longest]
+            middle = len(horizons) // 2
+            noisy = horizons[max(middle - 1, 0) : middle + 1] if not last else []
+            horizons = horizons[::-2][::-1] if last else horizons
+            for horizon in horizons:
                 steps = round(horizon * first.steps)
                 out += [
-                    cell_of(base, width=width, depth=depth, steps=steps, seed=seed)
-                    for seed in range(self.seeds if noisy else 1)
+                    cell_of(base, width=widths[depth], depth=depth, steps=steps, seed=seed)
+                    for seed in range(self.seeds if horizon in noisy else 1)
                 ]
         return out
 

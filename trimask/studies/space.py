@@ -10,7 +10,7 @@ _SHARED: Mapping[str, tuple[Any, ...]] = {
     "top_p": (0.8, 0.9, 0.95, 1.0),
     "cache": ("none", "changed", "changed:every=8", "changed:every=4", "changed:after=0.1", "target"),
 }
-_GUIDANCE = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, "0:3", "1@0-0.6", "2@0-0.6", "1@0-0.3", "2@0-0.3")
+_GUIDANCE = (0.0, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, "0:3", "0.7@0-0.6", "1@0-0.6", "2@0-0.6", "1@0-0.3", "2@0-0.3")
 Family = tuple[str, ...]
 """Samplers that differ in one number, by its size."""
 
@@ -51,7 +51,8 @@ TOGETHER: tuple[Mapping[str, Any], ...] = (
     {"sampler": "confidence:by=entropy,gumbel=1", "steps": 16, **_FREE},
     {"sampler": "confidence:by=entropy,gumbel=2", "steps": 16, "guidance": 0.7, "temperature": 0.2},
     {"sampler": "confidence:by=entropy,gumbel=1", "steps": 24, "guidance": "2@0-0.3", "temperature": 0.3},
-    {"sampler": "confidence:by=entropy,gumbel=4", "steps": 20, "guidance": "1@0-0.6", "temperature": 0.3},
+    {"sampler": "confidence:by=entropy,gumbel=2", "steps": 64, "guidance": 0.7, "temperature": 0.2},
+    {"sampler": "confidence:by=entropy,gumbel=2", "steps": 20, "guidance": "0.7@0-0.6", "temperature": 0.2},
     {"sampler": "threshold:factor=0.35", **_FREE},
     {"sampler": "entropy-bounded:bound=0.1", **_FREE},
     {"sampler": "planning", "steps": 16, **_FREE},

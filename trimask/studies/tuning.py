@@ -16,7 +16,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,7 @@ class TuneConfig:
     seed: int = chz.field(default=0, doc="of the search and of what is drawn; later stages draw with the next ones")
     fewer: float = chz.field(default=4.0, doc="fast asks the model this many times less than best, where it can")
     loss: float = chz.field(default=0.02, doc="quality that fast and balanced may lose against best")
+    varied: float = chz.field(default=0.9, doc="variety that is enough, as a share of that of real items")
     only: tuple[str, ...] = chz.field(default=(), doc="names of tasks; empty: all")
     fixed: float | None = chz.field(
         default=None, doc="share of an evaluation's time that does not depend on how much is computed; None: measured"
@@ -88,67 +89,77 @@ class TuneConfig:
             raise UsageError("tune needs at least three trials and three finalists, and no negative number of items")
         if not (0 <= self.loss < 1 and self.fewer >= 1):
             raise UsageError(f"tune needs 0 <= loss < 1 and fewer >= 1, got loss={self.loss}, fewer={self.fewer}")
+        if not 0 < self.varied <= 1:
+            raise UsageError(f"varied={self.varied} is a share of the variety of real items, above 0 and at most 1")
         if self.fixed is not None and not 0 <= self.fixed <= 1:
             raise UsageError(f"fixed={self.fixed} is a share, from 0 to 1")
 
 
-def _plain(metric: str) -> "Quality":
-    return lambda found: found[metric]
+Found = Mapping[str, Result]
+"""Name of a figure -> it."""
 
 
-def _right(metric: str) -> "Quality":
+def _plain(metric: str) -> Callable[[Found], Result]:
+    """A figure as it is; nothing at all, as of texts without words, is 0."""
+    return lambda found: found.get(metric, Result(metric, 0.0, 0))
+
+
+def _right(metric: str) -> Callable[[Found], Result]:
     """One minus a rate of errors, at least 0."""
     return lambda found: replace(found[metric], metric=f"1 - {metric}", value=max(0.0, 1 - found[metric].value))
 
 
-def _varied(metric: str, variety: str) -> "Quality":
-    """A share times how much of the variety of real items there is: a single safe answer is no good.
+def _likely(metric: str) -> Callable[[Found], Result]:
+    """Bits of real texts over those of the samples, at most 1: words in no order cost bits."""
 
-    Nothing at all, as texts without words, is 0.
-    """
-
-    def of(found: Mapping[str, Result]) -> Result:
-        share, spread = found.get(metric, Result(metric, 0.0, 0)), found.get(variety, Result(variety, 0.0, 0))
-        real = spread.reference or 1.0
-        factor = min(1.0, spread.value / real)
-        # A model that is more varied than what is real is no better for it, and how much more does not count.
-        unsure = share.value * (spread.error or 0.0) / real if factor < 1 else 0.0
-        error = None if share.error is None else float(np.hypot(share.error * factor, unsure))
-        return replace(share, metric=f"{metric} x {variety}", value=share.value * factor, error=error)
-
-    return of
-
-
-def _likely(metric: str, variety: str) -> "Quality":
-    """Bits of real texts over those of the samples, at most 1, times how much of the variety of real ones there is.
-
-    Words in no order cost bits, a sentence that is said again and again variety.
-    """
-
-    def of(found: Mapping[str, Result]) -> Result:
-        ours = found.get(metric)
+    def of(found: Found) -> Result:
+        ours, name = found.get(metric), "likeliness"
         if ours is None or not ours.value or ours.reference is None:
-            return Result(f"likeliness x {variety}", 0.0, 0)
+            return Result(name, 0.0, 0)
         share = min(1.0, ours.reference / ours.value)
-        error = None if ours.error is None else share * ours.error / ours.value
-        likely = {**found, metric: replace(ours, metric="likeliness", value=share, error=error)}
-        return _varied(metric, variety)(likely)
+        return replace(ours, metric=name, value=share, error=share * ours.error / ours.value if ours.error else None)
 
     return of
 
 
-Quality = Callable[[Mapping[str, Result]], Result]
-QUALITY: Mapping[type[Section], tuple[str, Quality]] = {
-    SceneDrawing: ("text>image", _varied("all correct", VARIETY)),
-    ClassDrawing: ("text>image", _varied("judged correct", "coverage over that of real items")),
-    SceneCaptions: ("image>text", _plain("true of the picture")),
-    ClassCaptions: ("image>text", _plain("class word right")),
-    Speaking: ("text>speech", _right("word error rate, generated speech")),
-    ClassSpeaking: ("text>speech", _varied("judged correct", "coverage over that of real items")),
-    Transcribing: ("speech>text", _right("word error rate")),
-    Writing: ("text", _likely(UNDER_KNESER_NEY, "distinct 2-grams")),
+@dataclass(frozen=True)
+class Aim:
+    """What a section's settings are tuned for."""
+
+    task: str
+    share: Callable[[Found], Result]
+    """1 at best."""
+    variety: str = ""
+    """The figure that tells how varied samples are, beside real items; empty where there is but one right answer."""
+
+    def quality(self, found: Found, enough: float) -> tuple[Result, float | None]:
+        """The share, less where samples are not varied enough; and their variety over that of real items.
+
+        A single safe answer is no good, so below `enough` a share counts in proportion.
+        """
+        share = self.share(found)
+        if not self.variety:
+            return share, None
+        spread = found.get(self.variety, Result(self.variety, 0.0, 0))
+        real = spread.reference or 1.0
+        varied = spread.value / real
+        factor = min(1.0, varied / enough)
+        # Where there is enough, how much more does not count, nor how sure that is.
+        unsure = share.value * (spread.error or 0.0) / real / enough if factor < 1 else 0.0
+        error = None if share.error is None else float(np.hypot(share.error * factor, unsure))
+        return replace(share, metric=f"{share.metric}, if varied", value=share.value * factor, error=error), varied
+
+
+AIMS: Mapping[type[Section], Aim] = {
+    SceneDrawing: Aim("text>image", _plain("all correct"), VARIETY),
+    ClassDrawing: Aim("text>image", _plain("judged correct"), "coverage over that of real items"),
+    SceneCaptions: Aim("image>text", _plain("true of the picture")),
+    ClassCaptions: Aim("image>text", _plain("class word right")),
+    Speaking: Aim("text>speech", _right("word error rate, generated speech")),
+    ClassSpeaking: Aim("text>speech", _plain("judged correct"), "coverage over that of real items"),
+    Transcribing: Aim("speech>text", _right("word error rate")),
+    Writing: Aim("text", _likely(UNDER_KNESER_NEY), "distinct 2-grams"),
 }
-"""Section -> its task, and the figure of its results that is tuned for, 1 at best."""
 _BY_VARIETY = (ClassDrawing, ClassSpeaking, Writing)
 """Those that need a train part to judge variety, the first two further real items too."""
 
@@ -220,10 +231,10 @@ def tune(
     console = console or Console()
     chosen = tunable(sections, config, console)
     with held(folder):
-        base = model.sampled(_begun(folder, {**facts, "seed": config.seed}, model.bundle.defaults))
+        base = model.sampled(_begun(folder, {**facts, **_judged_by(config)}, model.bundle.defaults))
         found = []
         for number, section in enumerate(chosen, start=1):
-            console.print(f"{number}/{len(chosen)} {QUALITY[type(section)][0]}: {section.name}", highlight=False)
+            console.print(f"{number}/{len(chosen)} {AIMS[type(section)].task}: {section.name}", highlight=False)
             found.append(_Search(base, section, config, folder, console).run())
         made = defaults_of(model.bundle.defaults, found, config.fewer, config.loss)
         write_json(folder / "sampling.json", to_json(made))
@@ -237,13 +248,13 @@ def tunable(sections: Sequence[Section], config: TuneConfig, console: Console | 
     """The first section of each task that can be tuned for. Raises `UsageError` where there is none."""
     first: dict[str, Section] = {}
     for section in sections:
-        task = QUALITY.get(type(section), ("", None))[0]
-        if not task or (config.only and task not in config.only):
+        aim = AIMS.get(type(section))
+        if aim is None or (config.only and aim.task not in config.only):
             continue
         if reason := _lacks(section):
             (console or Console()).print(f"{section.name} is left out: {reason}", highlight=False)
         else:
-            first.setdefault(task, section)
+            first.setdefault(aim.task, section)
     if not first:
         wanted = f" of only={','.join(config.only)}" if config.only else ""
         raise UsageError(f"no task{wanted} can be tuned for with these sets and judges: see `trimask evaluate`")
@@ -258,6 +269,11 @@ def _lacks(section: Section) -> str:
     if isinstance(section, ClassDrawing | ClassSpeaking) and len(one.validation) <= NEIGHBOURS:
         return f"it needs more than {NEIGHBOURS} further real items to compare variety with"
     return ""
+
+
+def _judged_by(config: TuneConfig) -> dict[str, Any]:
+    """Settings without which trials cannot be compared."""
+    return {"seed": config.seed, "varied": config.varied}
 
 
 def _begun(folder: Path, facts: Mapping[str, Any], defaults: Defaults) -> Defaults:
@@ -305,7 +321,7 @@ class _Search:
 
     def __init__(self, model: Model, section: Section, config: TuneConfig, folder: Path, console: Console):
         self.model, self.section, self.config, self.folder, self.console = model, section, config, folder, console
-        self.task, self.quality = QUALITY[type(section)]
+        self.aim, self.task = AIMS[type(section)], AIMS[type(section)].task
         target = self.task.rpartition(">")[2]
         row = model.vocabulary.modalities[model.vocabulary.modality(target)]
         self.modality, self.space, self.families = KINDS[target], space(self.task, row.grid), families(row.grid)
@@ -439,13 +455,13 @@ class _Search:
         with counted(model) as counter:
             found = section.run(model, self.config.seed + STAGES.index(stage))
         seconds = time.monotonic() - started
-        result = self.quality({r.metric: r for r in found.results})
+        result, varied = self.aim.quality({r.metric: r for r in found.results}, self.config.varied)
         error = result.error if result.error is not None and math.isfinite(result.error) else 0.0
         cost = self.fixed * counter.passes + (1 - self.fixed) * counter.shares
         drawn = count + (section.twice if isinstance(section, SceneDrawing) else 0)
         made = replace(
             blank, metric=result.metric, quality=result.value, error=error, passes=counter.passes / drawn,
-            cost=cost / drawn, seconds=seconds / drawn, tokens=counter.tokens,
+            cost=cost / drawn, seconds=seconds / drawn, tokens=counter.tokens, variety=varied,
         )  # fmt: skip
         append_json(self.folder / TRIALS, asdict(made))
         self.known[made.key] = made
