@@ -8,11 +8,11 @@ The table is made: sizes of 10^7 to 10^10 parameters, 1 to 300 tokens each, a kn
 
 import argparse
 import math
-import os
 import time
 
 import numpy as np
 
+from trimask.core.compute import usable_cores
 from trimask.studies.fitting import bootstrap, fit
 from trimask.studies.laws import PowerLaw, Table, Units
 
@@ -36,7 +36,7 @@ def main() -> None:
     made = table(asked.rows)
     law = PowerLaw(Units.of(made))
     start = time.perf_counter()
-    found = fit(law, made, law.grid() if asked.grid else None, jobs=(os.cpu_count() or 1) if asked.grid else 1)
+    found = fit(law, made, law.grid() if asked.grid else None, jobs=usable_cores() if asked.grid else 1)
     print(f"{found.starts} starts, {found.reached:.0%} near the best: {time.perf_counter() - start:.1f} s")
     print(", ".join(f"{name} {value:.6g} (truth {TRUTH[name]:g})" for name, value in found.values.items()))
     if not asked.grid:

@@ -1,6 +1,5 @@
 """`trimask study`: measure how settings carry over sizes, batches and lengths, and fit laws to what came out."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -94,6 +93,7 @@ def fit(
     """
     from rich.console import Console
 
+    from trimask.core.compute import usable_cores
     from trimask.studies import laws, report
     from trimask.studies.verdict import Asked, judged
 
@@ -101,7 +101,7 @@ def fit(
         raise UsageError("--bootstrap and --twins must not be negative, --delta must be positive")
     columns = tuple(name.strip() for name in shares.split(",") if name.strip())
     table = laws.read(runs, params, tokens, loss, run, columns, unique, target)
-    several = (jobs or cores()) if grid else 1
+    several = (jobs or usable_cores()) if grid else 1
     found = judged(table, Asked(law, grid, drop_highest, hold_out, bootstrap, twins, delta, several)).report
     folder = out or Path("fits") / f"{runs.stem}-{law}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -114,8 +114,3 @@ def fit(
         for line in [head, *lines]:
             cells = "".join(f"{cell:>{max(14, len(name) + 2)}}" for cell, name in zip(line[1:], head[1:], strict=True))
             console.print(f"{line[0]:>{width}}{cells}", highlight=False, markup=False, soft_wrap=True)
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

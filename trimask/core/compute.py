@@ -1,5 +1,6 @@
 """Devices and compute types by the names that people write."""
 
+import os
 from collections.abc import Mapping
 
 import torch
@@ -8,6 +9,11 @@ from trimask.core.errors import UsageError
 
 DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def usable_cores() -> int:
+    """Cores that this process may use, which may be fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def device_of(name: str) -> torch.device:

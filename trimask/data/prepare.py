@@ -6,7 +6,6 @@ the bytes of its sources, the reading options and the tokenizers, whatever the n
 """
 
 import dataclasses
-import os
 import shutil
 import time
 from collections import Counter as Tally
@@ -22,6 +21,7 @@ from typing import Literal
 
 from rich.console import Console
 
+from trimask.core.compute import usable_cores
 from trimask.core.errors import DataError, UsageError
 from trimask.core.files import read_json, settled, write_json
 from trimask.core.modality import KINDS
@@ -145,11 +145,6 @@ def prepare(
         _run(job, workers or usable_cores())
         manifest = _finish(job)
     return Prepared(out, manifest, resumed=job.resumed, seconds=time.monotonic() - start)
-
-
-def usable_cores() -> int:
-    """Number of cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _open_job(

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import chz
 import torch
 
+from trimask.core.compute import usable_cores
 from trimask.core.config import from_json, to_json
 from trimask.core.errors import TrainingError, UsageError
 from trimask.core.running import end_with_parent
@@ -145,7 +146,7 @@ class Processes(Executor):
 
     @property
     def threads(self) -> int | None:
-        return max(1, (os.cpu_count() or 1) // self.jobs)
+        return max(1, usable_cores() // self.jobs)
 
     def open(self) -> Handles:
         return _Processes()
