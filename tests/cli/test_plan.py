@@ -27,6 +27,13 @@ def test_a_plan_is_printed_with_the_command_that_runs_it(trimask, law):
     assert again.code == 0 and again.out.splitlines()[0] in done.out
 
 
+def test_hours_without_a_device_are_those_of_this_machine(trimask, law):
+    done = trimask("plan", "--law", law, "--recipe", "study", "--hours", 3, "--mfu", "0.2")
+    assert done.code == 0, done.err
+    time = next(line for line in done.out.splitlines() if line.startswith("time"))
+    assert "3h00m" in time and "20% of the" in time and "measured" in time and "1 x" in time
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
@@ -35,6 +42,7 @@ def test_a_plan_is_printed_with_the_command_that_runs_it(trimask, law):
         (("--flops", "1e19", "--mfu", "2"), 2, "at most 1"),
         (("--flops", "1e19", "--unique", "text"), 2, "write modality=count"),
         (("--flops", "1e19", "--law", "none.json"), 3, "none.json"),
+        (("--hours", "1", "--gpus", "2xhere"), 2, "there is one of this machine"),
         ((), 2, "say what there is"),
     ],
 )

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from trimask import recipes
+from trimask.core.config import changed
 from trimask.core.errors import UsageError
 from trimask.core.rng import generator
 from trimask.data.stream import Stream
@@ -18,13 +19,13 @@ from trimask.model.accounting import parameters
 from trimask.model.transformer import Transformer
 from trimask.studies import table
 from trimask.studies.base import cell_of
-from trimask.studies.compare import ALL, GRADIENT, LOSS, Compare, alike, judged, noises
+from trimask.studies.compare import ALL, GRADIENT, LOSS, Compare, alike, judged, noises, row_key
 from trimask.studies.conduct import conduct
 from trimask.studies.executors import Here
 from trimask.studies.layout import Layout
 from trimask.studies.masking import Masking
 from trimask.studies.mixture import Mixture, mean_loss
-from trimask.studies.noise import Noise
+from trimask.studies.noise import Noise, key_of
 from trimask.studies.paradigm import CAUSAL, Paradigm
 from trimask.studies.scaling import LAW, Scaling, of_rows
 from trimask.studies.table import Cell, Row
@@ -140,6 +141,34 @@ def test_a_comparison_is_run_and_judged_by_one_process(base, tmp_path):
     assert len(rows) == 8 and all({"text", LOSS, GRADIENT} <= {*r.values} and {*r.errors} == {"text"} for r in rows)
     assert all(r.loss == pytest.approx(r.values["text"]) and r.values[GRADIENT] > 0 for r in rows)
     assert "Beside 'the recipe'" in (tmp_path / "report.html").read_text().replace("&#x27;", "'")
+
+
+def test_samples_tell_which_counts_suit_a_training_schedule(base, tmp_path):
+    """Of a model of texts its texts; how the other kinds fare is a table of rows."""
+    study = Noise(schedules=("linear", "cosine"), seeds=2, samples=3, steps=2)
+    cell = cell_of(base)
+    free = changed(base, [f"{row_key(0)}.buckets=16,32"], "free")
+    row = study.work(configuration(free, cell, tmp_path), cell)
+    assert row is not None and {*row.errors} == {"text"}
+    keys = [key_of("text", counts) for counts in ("linear", "cosine")]
+    assert all(row.values[key] > 0 for key in keys)
+    rows = []
+    for c in study.plan(base, ()):
+        values = {**row.values, keys[0]: 3.0 + 0.1 * c.seed, keys[1]: 2.5 + 0.1 * c.seed}
+        rows.append(dataclasses.replace(row, cell=c, values=values))
+    caption, head, lines = study.report(base, rows).tables[-1]
+    assert caption.startswith("text: bits per byte") and head[1:] == ["linear counts", "cosine counts"]
+    assert lines[0] == ["the recipe", "3.0500", "2.5500 (-0.5000 +- 0.0000)"] and len(lines) == 4
+    assert (
+        len(
+            chz.replace(study, samples=0)
+            .report(base, [dataclasses.replace(r, values={"text": 1.0}) for r in rows])
+            .tables
+        )
+        == 2
+    )
+    with pytest.raises(UsageError, match="steps=0"):
+        Noise(steps=0)
 
 
 # Mixtures.

@@ -115,6 +115,12 @@ def test_what_cannot_be_says_why(law, more, says):
         plan(asked_of(law, **more))
 
 
+def test_this_machine_is_measured():
+    found = planning.here(0.25)
+    assert 1e9 < found.rate < 1e15 and found.memory > 1e9 and "25% of the" in found.source
+    assert planning.here(1.0).rate > 2 * found.rate
+
+
 def test_what_is_no_law_or_no_device_is_said(law, tmp_path: Path):
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(DataError, match="is no law of"):

@@ -17,9 +17,14 @@ def plan(
     ),
     recipe: Annotated[str, typer.Option(help="Recipe whose sizes are considered.")] = "tri",
     flops: Annotated[float | None, typer.Option(help="Budget in floating-point operations, 1e21.")] = None,
-    hours: Annotated[float | None, typer.Option(help="Budget in hours, of the devices of --gpus.")] = None,
+    hours: Annotated[
+        float | None, typer.Option(help="Budget in hours, of the devices of --gpus or of this machine.")
+    ] = None,
     params: Annotated[float | None, typer.Option(help="Size of the model, 3e9; else the best is chosen.")] = None,
-    gpus: Annotated[str | None, typer.Option(help="Devices, 64xH200; else one that no memory limits.")] = None,
+    gpus: Annotated[
+        str | None,
+        typer.Option(help="Devices, 64xH200; here is this machine. Else no memory limits a plan of --flops."),
+    ] = None,
     mfu: Annotated[float, typer.Option(help="Share of a device's peak that the training reaches.")] = 0.4,
     unique: Annotated[
         str, typer.Option(help="Different tokens that you have, text=2e9,image=1e9; else those of the recipe's sets.")
@@ -33,6 +38,7 @@ def plan(
     \b
     trimask study scaling
     trimask plan --hours 72 --gpus 64xH200
+    trimask plan --hours 2
     trimask plan --flops 1e21
     trimask plan --params 3e9 --gpus 256xH100 --unique text=5e11,image=2e11,audio=1e11
     """
@@ -46,8 +52,10 @@ def plan(
         raise UsageError(f"{bad[0]} {numbers[bad[0]]:g} must be positive and finite")
     if mfu > 1:
         raise UsageError(f"--mfu {mfu:g} is a share of the peak, at most 1")
-    count, kind = _devices(gpus) if gpus else (1, None)
-    device = planning.device(kind, mfu) if kind else None
+    count, kind = _devices(gpus) if gpus else (1, "here" if hours is not None else None)
+    if kind == "here" and count > 1:
+        raise UsageError(f"--gpus {gpus}: there is one of this machine")
+    device = planning.here(mfu) if kind == "here" else planning.device(kind, mfu) if kind else None
     stated = tuple(settings or ())
     held = _counts(unique) if unique else None
     made = partial(recipes.configure, recipe)

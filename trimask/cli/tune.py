@@ -44,7 +44,7 @@ def tune(
 
     What can be tuned for: pictures that a checker or a judge grades, their captions, speech that a
     recognizer or a judge hears, transcripts, and texts. Settings: trials, items (for a trial),
-    finalists, final (items that these are measured on), seed, fewer, loss, only (names of tasks).
+    finalists, final (items that these are measured on), seed, fewer, loss, varied, only (names of tasks).
 
     \b
     trimask tune nano --world --no-write -o tuned/nano

@@ -71,7 +71,12 @@ class Compare(Study):
         bounds = validation.bounds(model, list(islice(held_out, config.validation.batches)), torch.device("cpu"))
         values, errors = ({m: bound[part] for m, bound in bounds.items()} for part in ("nats", "error"))
         values |= noises(model, list(islice(Stream(config.data, model.vocabulary), NOISE)))
+        values |= self.measured(config)
         return dataclasses.replace(row, loss=total(bounds), values=values, errors=errors)
+
+    def measured(self, config: TrainConfig) -> dict[str, float]:
+        """What else is to be known of a finished run, by names that no modality has."""
+        return {}
 
     def report(self, base: TrainConfig, rows: Sequence[Row]) -> Report:
         out, variants = Report(self.title), self.variants(base)

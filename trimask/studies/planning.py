@@ -6,6 +6,7 @@ in every run (`train.resolve`).
 """
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import chz
 import numpy as np
 import torch
 
+from trimask.core.compute import DTYPES, device_of
 from trimask.core.errors import DataError, UsageError
 from trimask.core.files import read_json
 from trimask.core.units import duration, si
@@ -23,6 +25,8 @@ from trimask.model import accounting
 from trimask.model.accounting import Parameters
 from trimask.train import resolve
 from trimask.train.config import TrainConfig
+from trimask.train.device import matmul_rate
+from trimask.train.device import name as name_of
 
 ALL = "all"
 DEEPEST, RISING = 96, 3
@@ -67,6 +71,18 @@ def device(kind: str, share: float) -> Device:
         raise UsageError(f"no device is called {kind!r}; there are: {', '.join(PEAKS)}")
     peak, memory = PEAKS[found]
     return Device(found, share * peak, memory, f"{share:.0%} of {si(peak, 'FLOP/s')}, assumed")
+
+
+def here(share: float) -> Device:
+    """This machine, of which a training reaches so large a share of what its matrix products are measured to."""
+    where = device_of("auto")
+    peak = max(matmul_rate(where, dtype) for dtype in DTYPES.values())
+    if where.type == "cuda":
+        memory = torch.cuda.get_device_properties(where).total_memory
+    else:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    source = f"{share:.0%} of the {si(peak, 'FLOP/s')} that products of matrices were measured to reach"
+    return Device(name_of(where), share * peak, float(memory), source)
 
 
 @dataclass(frozen=True)
@@ -164,7 +180,7 @@ def plan(asked: Asked) -> Plan:
     if asked.flops is None and asked.hours is None and asked.params is None:
         raise UsageError("say what there is: --flops, --hours (with --gpus), or the size of the model with --params")
     if asked.hours is not None and asked.device is None:
-        raise UsageError("hours need a device that they are spent on: --gpus 64xH200")
+        raise UsageError("hours need a device that they are spent on")
     ranked = sorted(_candidates(asked), key=lambda one: asked.law.loss(asked.law.size(one.counts), one.tokens))
     found = next((full for one in ranked if (full := _fitting(asked, one)) is not None), None)
     if found is None:
