@@ -136,11 +136,16 @@ def test_the_noise_of_a_gradient_is_that_of_its_batches(base):
 
 def test_a_comparison_is_run_and_judged_by_one_process(base, tmp_path):
     study = Noise(schedules=("linear", "cosine"), seeds=2, executor=Here())
-    assert conduct(study, base, tmp_path, Console(file=io.StringIO()))
+    assert conduct(study, base, tmp_path, Console(file=io.StringIO()), "trimask study noise study.seeds=2")
     rows = table.read(tmp_path)
     assert len(rows) == 8 and all({"text", LOSS, GRADIENT} <= {*r.values} and {*r.errors} == {"text"} for r in rows)
     assert all(r.loss == pytest.approx(r.values["text"]) and r.values[GRADIENT] > 0 for r in rows)
-    assert "Beside 'the recipe'" in (tmp_path / "report.html").read_text().replace("&#x27;", "'")
+    page = (tmp_path / "report.html").read_text().replace("&#x27;", "'")
+    assert "Beside 'the recipe'" in page and "<pre>trimask study noise study.seeds=2</pre>" in page
+    assert [part.split("<")[0] for part in page.split("<h2>")[1:]] == [
+        "Question", "Design", "Findings", "Threats to validity", "Command",
+    ]  # fmt: skip
+    assert "schedules = linear, cosine" in page and "2 blocks of width 16" in page and study.threats[0] in page
 
 
 def test_samples_tell_which_counts_suit_a_training_schedule(base, tmp_path):

@@ -1,5 +1,7 @@
 """`trimask study`: measure how settings carry over sizes, batches and lengths, and fit laws to what came out."""
 
+import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -37,7 +39,7 @@ def named(name: str, asks: str) -> Callable[..., None]:
         own = [s.removeprefix(OURS) for s in stated if s.startswith(OURS)]
         made = configure(blueprint, own, f"study {name}")
         base = recipes.configure(recipe, [s for s in stated if not s.startswith(OURS)])
-        if not conduct(made, base, out or Path("studies") / name):
+        if not conduct(made, base, out or Path("studies") / name, command=shlex.join(["trimask", *sys.argv[1:]])):
             raise typer.Exit(130)
 
     command.__doc__ = f"""{asks}

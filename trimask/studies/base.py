@@ -4,7 +4,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import chz
 from matplotlib.figure import Figure
@@ -32,6 +32,9 @@ class Report:
 @chz.chz
 class Study(ABC):
     """Settings that all studies have. A study reads rows and never logs."""
+
+    threats: ClassVar[tuple[str, ...]] = ()
+    """What may make its findings wrong, or true of its runs alone."""
 
     executor: Executor = chz.field(
         default_factory=Processes,

@@ -19,23 +19,30 @@ from trimask.core.config import to_json
 from trimask.core.errors import TrainingError, UsageError
 from trimask.core.files import read_json, write_json
 from trimask.data.manifest import read_manifest
-from trimask.studies import report, sweep, table
+from trimask.studies import STUDIES, report, sweep, table
 from trimask.studies.base import Study
 from trimask.studies.table import Cell, Row
 from trimask.train.config import TrainConfig
 from trimask.train.record import environment
 
 STUDY = "study.json"
+THREATS = (
+    "What is not varied is as the recipe has it: settings tuned for one side of a comparison may not suit the other.",
+    "Losses are bounds on one held-out sample of the same data, shared by all runs: it has an error of its own, beside "
+    "each loss, that no comparison sees.",
+)
+"""Of every study."""
 LEFT_OUT = ("executor", "retries", "partial", "run", "tokenizers")
 """Settings that are not kept, since they do not change a row: the sets' fingerprints say which tokenizers."""
 
 
-def conduct(study: Study, base: TrainConfig, folder: Path, console: Console | None = None) -> bool:
+def conduct(study: Study, base: TrainConfig, folder: Path, console: Console | None = None, command: str = "") -> bool:
     """Run what is missing and write the report. False when a signal ended it; the same call goes on.
 
     The study's own settings may change between calls (one more width, one more seed): rows that are there stay and
-    are used where they fit. Raises `UsageError` when the folder holds rows of runs with other settings, or the runs
-    have no validation, `TrainingError` when it is in use, and after runs that failed, unless `study.partial`.
+    are used where they fit. `command` is what was typed, for the report. Raises `UsageError` when the folder holds rows
+    of runs with other settings, or the runs have no validation, `TrainingError` when it is in use, and after runs that
+    failed, unless `study.partial`.
     """
     console = console or Console()
     if base.validation is None:
@@ -58,11 +65,38 @@ def conduct(study: Study, base: TrainConfig, folder: Path, console: Console | No
         if swept.failed and not study.partial:
             raise TrainingError(_failures(swept.failed, folder))
         made_of = f"{len(done)} runs" + (f", {len(swept.failed)} more failed" if swept.failed else "")
-        written = report.write(study.report(base, done), made_of, folder)
+        kept = {**now, **(read_json(folder / STUDY) if (folder / STUDY).exists() else {}), "settings": now["settings"]}
+        frame = _frame(study, base, kept, command)
+        written = report.write(study.report(base, done), made_of, folder, frame)
         console.print(f"{made_of}; {written}", highlight=False)
         if swept.stopped:
             console.print(f"stopped by {swept.stopped}, the same command goes on", highlight=False)
         return not swept.stopped
+
+
+def _frame(study: Study, base: TrainConfig, kept: Mapping[str, Any], command: str) -> report.Frame:
+    """What stands around the findings: of the study, its runs, and the machine that it began on."""
+    own = ", ".join(f"{k} = {_told(v)}" for k, v in kept["settings"].items() if not str(v).startswith("class "))
+    machine, model = kept["environment"], base.model
+    data = ", ".join(f"{Path(path).parent.name}/{Path(path).name} ({mark[:8]})" for path, mark in kept["sets"].items())
+    return report.Frame(
+        STUDIES.get(type(study).__name__.lower(), ""),
+        (
+            f"Settings of the study: {own}.",
+            f"Its runs, where nothing else is said: {model.depth} blocks of width {model.width}, heads of "
+            f"{model.head_dim}, {base.rows} rows of {base.data.slots} positions a step, rate "
+            f"{base.optimizer.rate:.4g}, {base.budget.steps} steps, {base.dtype}; all settings are in {STUDY}.",
+            f"Data, with the beginnings of their fingerprints: {data}.",
+            f"Begun on {machine['processor']}, {machine['threads']} threads, trimask {machine['trimask']}; about "
+            f"{kept.get('core_hours', 0):.3g} core-hours were expected.",
+        ),
+        (*study.threats, *THREATS),
+        command,
+    )
+
+
+def _told(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _failures(failed: Sequence[Row], folder: Path) -> str:

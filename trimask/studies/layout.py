@@ -16,6 +16,9 @@ class Layout(Compare):
     """
 
     title: ClassVar[str] = "Positions"
+    threats: ClassVar[tuple[str, ...]] = (
+        "Compared at the same number of positions, so what takes more of them for an item has seen fewer items.",
+    )
 
     def variants(self, base: TrainConfig) -> dict[str, Variant]:
         out: dict[str, Variant] = {"the recipe": ()}

@@ -15,6 +15,10 @@ class Masking(Compare):
     """Anti-masking at the same number of processed tokens, and three mixtures of condition modes."""
 
     title: ClassVar[str] = "What is masked"
+    threats: ClassVar[tuple[str, ...]] = (
+        "The bounds are those of the tasks' own mixture of conditions, which the variants change: a variant that sees "
+        "more clean conditions in training is judged on the recipe's share of them.",
+    )
 
     def variants(self, base: TrainConfig) -> dict[str, Variant]:
         def modes(clean: float, joint: float, null: float) -> Variant:

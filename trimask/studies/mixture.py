@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import combinations, count
+from typing import ClassVar
 
 import chz
 import numpy as np
@@ -42,6 +43,10 @@ class Mixture(Study):
     depths: tuple[int, ...] = chz.field(default=(2, 3, 4), doc="sizes: the dial of the family")
     horizons: tuple[float, ...] = chz.field(default=(0.5, 1.0, 2.0), doc="lengths of the smallest size")
     seeds: int = chz.field(default=3, doc="seeds of the comparison at the end")
+    threats: ClassVar[tuple[str, ...]] = (
+        "A mixture changes how often the tokens of a source are repeated, which the law does not know.",
+        "The objective is the plain mean of the losses of the modalities; with other weights another mixture is best.",
+    )
 
     @chz.validate
     def _check(self):

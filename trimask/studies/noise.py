@@ -8,7 +8,6 @@ sentences and writes texts of the built-in world under each.
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
 from typing import ClassVar
 
 import chz
@@ -16,12 +15,14 @@ import numpy as np
 
 from trimask.core.errors import UsageError
 from trimask.core.modality import KINDS
-from trimask.data.world.source import World
+from trimask.data.world.source import Kind, World
+from trimask.data.world.splits import Split
 from trimask.evaluation.audio import Speaking
 from trimask.evaluation.image import SceneDrawing
 from trimask.evaluation.sets import EvaluationSet, Section
 from trimask.evaluation.suite import SHIPPED, load_judges
 from trimask.evaluation.writing import UNDER_KNESER_NEY, Writing
+from trimask.hub.defaults import Overrides
 from trimask.hub.model import Model, load
 from trimask.studies.base import Report
 from trimask.studies.compare import Compare, Variant, judged, of, row_key
@@ -48,6 +49,10 @@ class Noise(Compare):
     steps: int = chz.field(default=16, doc="steps that a sample takes, in random order")
 
     title: ClassVar[str] = "Noise schedules of training"
+    threats: ClassVar[tuple[str, ...]] = (
+        "Short trainings of small models: what converges sooner need not end lower.",
+        "Only one modality's schedule is changed at a time; samples are drawn at one temperature and in random order.",
+    )
 
     @chz.validate
     def _check_samples(self):
@@ -106,10 +111,15 @@ def drawn(model: Model, schedules: Sequence[str], steps: int, samples: int) -> d
         task, figure = FIGURES[type(section)]
         modality = KINDS[task.rpartition(">")[2]]
         for counts in schedules:
-            options = {"sampler": f"random-order:counts={counts}", "steps": steps, "temperature": TEMPERATURE}
-            guided = {"guidance": 0.0} if ">" in task else {}
+            options: Overrides = {
+                "sampler": f"random-order:counts={counts}",
+                "steps": steps,
+                "temperature": TEMPERATURE,
+            }
+            if ">" in task:
+                options |= {"guidance": 0.0}
             defaults = model.bundle.defaults
-            settings = {**defaults.settings, task: defaults.of(task, modality, {**options, **guided})}
+            settings = {**defaults.settings, task: defaults.of(task, modality, options)}
             found = section.run(model.sampled(dataclasses.replace(defaults, settings=settings)), 0)
             value = next((r.value for r in found.results if r.metric == figure), math.nan)
             out[key_of(task, counts)] = value
@@ -127,5 +137,6 @@ def _sections(model: Model, samples: int) -> Iterator[Section]:
     yield Writing(dataclasses.replace(_world("text", READ), train=_world("text", READ, "train").items), samples)
 
 
-def _world(kind: str, count: int, split: str = "validation") -> EvaluationSet:
-    return EvaluationSet(f"world-{kind}", split, list(islice(World(kind=kind, split=split, count=count), count)))
+def _world(kind: Kind, count: int, split: Split = "validation") -> EvaluationSet:
+    world = World(kind=kind, split=split, count=count)
+    return EvaluationSet(f"world-{kind}", split, [world[i] for i in range(count)])

@@ -28,6 +28,10 @@ class Paradigm(Compare):
     powers: tuple[int, ...] = chz.field(default=(-1, 0, 1), doc="learning rates, as powers of two times the recipe's")
 
     title: ClassVar[str] = "Masked diffusion and autoregression"
+    threats: ClassVar[tuple[str, ...]] = (
+        "The loss of masked diffusion is an upper bound, that of autoregression is exact.",
+        "Multipliers of the parts were searched for masked diffusion; only the rate is tuned for both.",
+    )
 
     @chz.validate
     def _check_grid(self):

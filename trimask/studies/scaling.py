@@ -6,7 +6,7 @@ each, first without the largest size, which it then predicts. `law.json` is what
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import chz
 import numpy as np
@@ -41,6 +41,12 @@ class Scaling(Study):
     count: Literal["params", "body"] = chz.field(default="params", doc="what N counts: body leaves embeddings out")
     held_out: int = chz.field(default=1, doc="largest sizes that are predicted before they are fitted")
     draws: int = chz.field(default=300, doc="bootstraps of a law")
+    threats: ClassVar[tuple[str, ...]] = (
+        "Seeds are one but for two lengths of each smaller size: the residuals hold that noise.",
+        "Sizes differ in width and depth at once, by one rule; other shapes of as many parameters may follow another "
+        "law.",
+        "Where tokens are seen more than once (column epochs) they count as new ones.",
+    )
 
     @chz.validate
     def _check(self):
