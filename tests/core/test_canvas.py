@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from trimask.core.canvas import Composer, Row, Segment, queries, read, rows_of
+from trimask.core.canvas import Composer, Row, Segment, grid_coords, queries, read, rows_of
 from trimask.core.errors import UsageError
 from trimask.core.modality import Modality, Vocabulary, task_name
 
@@ -45,7 +45,15 @@ def test_a_target_is_content_end_and_fill():
     assert canvas.maskable_BL[0].nonzero().flatten().tolist() == list(range(6, 14))
     assert canvas.weight_BL[0, 6:14].tolist() == pytest.approx([1, 1, 1, 1, 1, 1, 0.1, 0.1])
     assert canvas.alphabet_BL[0, 6:10].tolist() == [2, 3, 2, 3]
-    assert canvas.coords_BP2[0, 6:10].tolist() == [[1, 1], [1, 2], [2, 1], [2, 2]]
+    coords = {
+        positions: Composer(chz.replace(v, positions=positions), 16).compose([[row]]).coords_BP2[0, 6:10].tolist()
+        for positions in ("axial", "flat", "levels")
+    }
+    assert coords["axial"] == canvas.coords_BP2[0, 6:10].tolist() == [[1, 1], [1, 2], [2, 1], [2, 2]]
+    assert coords["flat"] == [[1, 0], [2, 0], [3, 0], [4, 0]]
+    # Four frames of two levels, the second level after all of the first.
+    assert coords["levels"] == [[1, 0], [5, 0], [2, 0], [6, 0]]
+    assert grid_coords((2, 3), "levels")[:, 0].tolist() == [1, 3, 5, 2, 4, 6]
     assert read(canvas, v, canvas.spans[1]).tolist() == [[0, 1], [2, 3]]
     assert read(canvas, v, canvas.spans[0]).tolist() == [3, 1]
 

@@ -61,6 +61,7 @@ def test_layouts_and_schedules_reach_the_vocabulary(tri, tmp_path):
     assert made(layouts["flat coordinates"]).positions == "flat"
     assert {m.name: m.patch for m in made(layouts["image: a position a code"]).modalities}["image"] == 1
     assert not {m.name: m.stack for m in made(layouts["audio: a position a code"]).modalities}["audio"]
+    assert made(layouts["audio: a position a code, flat coordinates level by level"]).positions == "levels"
     image = {m.name: m for m in made(Noise().variants(tri)["image poly2"]).modalities}["image"]
     assert (image.schedule, image.elbo) == ("poly2", True)
     assert {m.schedule for m in alike(made(())).modalities} == {"linear"}

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from trimask.core.errors import UsageError
-from trimask.core.modality import Modality, Vocabulary, task_name
+from trimask.core.modality import Modality, Positions, Vocabulary, task_name
 
 
 @dataclass(frozen=True)
@@ -287,7 +287,9 @@ class _Cursor:
         used = int(np.prod(units))
         self.a["slot_BL"][here] = self.slot + (np.arange(n) * used // n if m.patch == 1 else patches(shape, m.patch)[0])
         there = slice(self.slot, self.slot + used)
-        self.a["coords_BP2"][there] = grid_coords(units, v.positions == "flat", m.pace)
+        # Only sound has levels: a picture is numbered by its rows.
+        positions = "flat" if v.positions == "levels" and m.grid != "frames" else v.positions
+        self.a["coords_BP2"][there] = grid_coords(units, positions, m.pace)
         self.a["segment_BP"][there] = number
         start = self.token
         self.token, self.slot = self.token + n, self.slot + used
@@ -354,14 +356,18 @@ def patches(shape: tuple[int, ...], side: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @lru_cache(maxsize=4096)
-def grid_coords(units: tuple[int, ...], flat: bool, pace: int = 1) -> np.ndarray:
+def grid_coords(units: tuple[int, ...], positions: Positions, pace: int = 1) -> np.ndarray:
     """Coordinates (P, 2) of the positions of a segment of so many units; its opening token sits at (0, 0).
+
+    Flat coordinates number the units row by row; those by levels number a grid column by column.
 
     A line with a `pace` counts in steps of it, and by ones on the second axis: what runs beside it at another
     speed, as frames of speech beside words, is then near it on the first.
     """
-    if flat or len(units) == 1:
+    if positions != "axial" or len(units) == 1:
+        by_column = positions == "levels" and len(units) == 2
         n = np.arange(int(np.prod(units)))
+        n = n.reshape(units[::-1]).T.ravel() if by_column else n
         out = np.stack([1 + pace * n, 1 + n if pace > 1 else np.zeros_like(n)], axis=-1)
     else:
         rows, columns = np.meshgrid(np.arange(units[0]), np.arange(units[1]), indexing="ij")

@@ -111,6 +111,9 @@ class Alphabet:
         return np.r_[self.start : self.start + self.codes, self.end, self.fill]
 
 
+Positions = Literal["axial", "flat", "levels"]
+
+
 @chz.chz
 class Vocabulary:
     """The joint layout of ids, made from the modality table and the list of task names."""
@@ -120,7 +123,11 @@ class Vocabulary:
         default=("text", "image", "speech", "text>image", "image>text", "text>speech", "speech>text", "any"),
         doc="names with a task token; every other combination uses the last, 'any'",
     )
-    positions: Literal["axial", "flat"] = chz.field(default="axial", doc="coordinates for RoPE")
+    positions: Positions = chz.field(
+        default="axial",
+        doc="coordinates for RoPE: of each axis of a grid; flat: one number; levels: that of sound a level "
+        "after the other",
+    )
     sight: Literal["full", "cached", "causal"] = chz.field(
         default="full",
         doc="cached: given segments see only given ones, so what is computed of them can be kept; "

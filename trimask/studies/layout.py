@@ -32,4 +32,8 @@ class Layout(Compare):
                 turned = "False" if row.stack else "True"
                 name = "a position a code" if row.stack else "a position a frame"
                 out[f"{row.name}: {name}"] = ((f"{row_key(number)}.stack", turned),)
+                single = ((f"{row_key(number)}.stack", "False"),)
+                for positions, order in (("flat", "frame by frame"), ("levels", "level by level")):
+                    name = f"{row.name}: a position a code, flat coordinates {order}"
+                    out[name] = (*single, ("model.vocabulary.positions", positions))
         return out

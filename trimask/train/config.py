@@ -9,7 +9,7 @@ import chz
 
 from trimask.core.config import POSITIVE, SHARE, check, to_json
 from trimask.core.errors import UsageError
-from trimask.core.modality import KINDS, Vocabulary
+from trimask.core.modality import KINDS, Positions, Vocabulary
 from trimask.core.units import count
 from trimask.data.stream import StreamConfig, modality_table
 from trimask.model.config import ModelConfig
@@ -201,7 +201,7 @@ class RowSettings:
 def vocabulary(
     tokenizers: tuple[str, ...],
     rows: Mapping[str, RowSettings] | None = None,
-    positions: Literal["axial", "flat"] = "axial",
+    positions: Positions = "axial",
     sight: Literal["full", "cached", "causal"] = "full",
 ) -> Vocabulary:
     """The vocabulary of a model over the given tokenizer folders; rows of other modalities wait for theirs.
