@@ -125,8 +125,7 @@ class Vocabulary:
     )
     positions: Positions = chz.field(
         default="axial",
-        doc="coordinates for RoPE: of each axis of a grid; flat: one number; levels: that of sound a level "
-        "after the other",
+        doc="coordinates for RoPE: one an axis; flat: one number; levels: the same, sound level by level",
     )
     sight: Literal["full", "cached", "causal"] = chz.field(
         default="full",
