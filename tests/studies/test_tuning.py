@@ -85,7 +85,7 @@ def test_finalists_are_the_best_the_quick_and_the_frontier():
     found = finalists([own, *edge, *dull], 4, fewer=4)
     assert found[0] is own and len(found) == 5
     assert edge[-1] in found and edge[4] in found and edge[0] in found
-    # Of six the two best, 128 and 120 passes, and the best with a fourth of these.
+    # Of six the two best, 128 and 120 passes, and the two best of those with at most a fourth of 128.
     more = finalists([own, *edge, *dull], 6, fewer=4)
     assert len(more) == 7 and all(t in more for t in (edge[-1], edge[4], dull[1], edge[3], edge[0]))
     few = finalists([own, edge[-1], dull[1]], 4, fewer=4)

@@ -89,15 +89,13 @@ def frontier(trials: Sequence[Trial], slack: float = 0.0, price: Callable[[Trial
 def finalists(trials: Sequence[Trial], count: int, fewer: float) -> list[Trial]:
     """What is measured anew, at most `count` and the model's own setting.
 
-    The best, one in three of them, to each the best of those that ask the model so many times less, and others of the
-    frontiers over costs and over numbers of passes; where these are too few, the next best.
+    A third are the best, a third the best of those that ask the model so many times less than the dearest of these, the
+    others of the frontiers over costs and over numbers of passes; where these are too few, the next best.
     """
-
-    def quick(of: Trial) -> Trial:
-        return max((t for t in trials if t.passes * fewer <= of.passes), key=lambda t: t.quality, default=of)
-
-    tops = _distinct(sorted(trials, key=lambda t: -t.quality))[: max(count // 3, 1)]
-    wanted = [t for top in tops for t in (top, quick(top))]
+    third, ranked = max(count // 3, 1), _distinct(sorted(trials, key=lambda t: -t.quality))
+    tops = ranked[:third]
+    dearest = max(t.passes for t in tops)
+    wanted = [*tops, *[t for t in ranked if t.passes * fewer <= dearest][:third]]
     chosen = [t for t in trials if t in wanted or not t.options]
     whole = count + sum(not t.options for t in chosen)
     edges = [[t for t in frontier(trials, price=price) if t not in chosen] for price in (by_passes, by_cost)]
