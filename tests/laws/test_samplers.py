@@ -46,7 +46,7 @@ EVERY = (
     Confidence(steps=3, by="margin"),
     Threshold(probability=0.6),
     Threshold(factor=1.0),
-    EntropyBounded(bound=0.5),
+    EntropyBounded(bound=0.5, gumbel=1.0),
     Blockwise(block=2, inner=RandomOrder(steps=2)),
     Blockwise(block=2, inner=Threshold()),
     Blockwise(block=2, inner=Remasking(steps=4, eta=0.9, kind="rescale")),
@@ -91,15 +91,10 @@ def independent(p: float) -> toy.Toy:
     return toy.Toy(pair().vocabulary, support, np.array([1 - p, p])[support[:, :3]].prod(1))
 
 
-@pytest.mark.parametrize(
-    "sampler",
-    [
-        RandomOrder(steps=4),
-        FirstHitting(),
-        Blockwise(block=1, inner=RandomOrder(steps=1)),
-        FirstHitting(steps=2000),
-    ],
-)
+@pytest.mark.parametrize("sampler", [
+    RandomOrder(steps=4), FirstHitting(), Blockwise(block=1, inner=RandomOrder(steps=1)), FirstHitting(steps=2000),
+    EntropyBounded(0.0, gumbel=2.0),
+])  # fmt: skip
 def test_one_token_a_step_is_exact(sampler: Sampler):
     assert agrees(np.bincount(words(sampler, 3000), minlength=27), TOY.probability_W)
 

@@ -104,6 +104,8 @@ def test_finalists_are_the_best_the_quick_and_the_frontier():
         ({4: 0.3, 12: 0.3, 64: 0.83}, (64, 64, 64)),
         # Of two that noise cannot tell apart the one with a quick partner is best.
         ({16: 0.8, 32: 0.82, 64: 0.815}, (16, 16, 64)),
+        # But not one that asks four times as often as what is better.
+        ({12: 0.81, 16: 0.82, 64: 0.815}, (12, 12, 16)),
     ],
 )
 def test_presets_by_hand(qualities: dict, expected: tuple):

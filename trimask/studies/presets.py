@@ -112,7 +112,7 @@ def _distinct(trials: Sequence[Trial]) -> list[Trial]:
 
 def presets(finals: Sequence[Trial], fewer: float, loss: float) -> dict[str, Trial]:
     """best: of the highest quality; of those that noise cannot tell from it one that has a quick partner, where it has
-    none.
+    none and is no such partner itself.
 
     balanced: the cheapest that loses at most so much against it. fast: the cheapest such partner, one that asks the
     model so many times less; where there is none, the best of those that ask so rarely and lose at most `FAR` times as
@@ -124,7 +124,8 @@ def presets(finals: Sequence[Trial], fewer: float, loss: float) -> dict[str, Tri
     def partners(of: Trial, most: float) -> list[Trial]:
         return [t for t in finals if t.passes * fewer <= of.passes and t.quality >= of.quality - most]
 
-    best = next((t for t in alike if partners(t, loss)), ranked[0])
+    dear = [t for t in alike if ranked[0].passes * fewer <= t.passes]
+    best = next((t for t in alike if partners(t, loss) and t not in dear), ranked[0])
     balanced = min((t for t in finals if t.quality >= best.quality - loss), key=by_cost)
     if near := partners(best, loss):
         fast = min(near, key=by_cost)
