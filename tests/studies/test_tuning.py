@@ -206,11 +206,11 @@ def test_quality_is_one_at_best_and_wants_variety():
 
 def test_a_section_that_cannot_judge_variety_is_left_out(scenes, capsys):
     sections = [SceneDrawing(scenes), Writing(scenes, 4), Writing(replace(scenes, train=scenes.items), 4)]
-    assert tunable(sections, SMALL) == [sections[0], sections[2]]
+    assert tunable(sections, SMALL) == {"text>image": [sections[0]], "text": [sections[2]]}
     assert "scenes: writing is left out: without a train part" in capsys.readouterr().out
     judge = cast(Judge, None)
     few = [ClassDrawing(replace(scenes, train=scenes.items, validation=scenes.items[:n]), judge) for n in (5, 6)]
-    assert tunable(few, SMALL) == few[1:]
+    assert tunable(few, SMALL) == {"text>image": few[1:]}
 
 
 @pytest.mark.parametrize("kind, grid", [("image", "plane"), ("text", "line"), ("speech", "frames")])
@@ -300,3 +300,17 @@ def test_what_does_not_fit_is_refused(model, scenes, tmp_path: Path):
         f.write('{"task": 3}\n')
     with pytest.raises(DataError, match=r"trials\.jsonl, line \d+ is not a trial"):
         tuning.read(tmp_path)
+
+
+def test_a_task_is_tuned_on_all_of_its_sets(model, scenes, tmp_path):
+    """The quality is the mean of those of its sets, the passes are of an item of any."""
+    few = EvaluationSet("few", "validation", scenes.items[:2])
+    sections = [SceneDrawing(scenes), SceneDrawing(few)]
+    found = tune(model, sections, tmp_path / "both", SMALL, {})
+    alone = [tune(model, [s], tmp_path / s.data.name, SMALL, {})[0] for s in sections]
+    assert len(found) == 1 and found[0][0].section == "scenes: drawing + few: drawing"
+    both, one, other = (trials[0] for trials in (found[0], *alone))
+    assert both.quality == pytest.approx((one.quality + other.quality) / 2)
+    assert both.error == pytest.approx(math.hypot(one.error, other.error) / 2)
+    assert both.passes == pytest.approx(one.passes) == pytest.approx(other.passes)
+    assert both.items == 2 and found[0][-1].items == 3 and both.metric == "all correct, if varied"

@@ -229,13 +229,14 @@ def tune(
     when the folder is of something else, or no section can be tuned for, `TrainingError` when it is in use.
     """
     console = console or Console()
-    chosen = tunable(sections, config, console)
+    chosen = [*tunable(sections, config, console).items()]
     with held(folder):
         base = model.sampled(_begun(folder, {**facts, **_judged_by(config)}, model.bundle.defaults))
         found = []
-        for number, section in enumerate(chosen, start=1):
-            console.print(f"{number}/{len(chosen)} {AIMS[type(section)].task}: {section.name}", highlight=False)
-            found.append(_Search(base, section, config, folder, console).run())
+        for number, (task, own) in enumerate(chosen, start=1):
+            search = _Search(base, task, own, config, folder, console)
+            console.print(f"{number}/{len(chosen)} {task}: {search.name}", highlight=False)
+            found.append(search.run())
         made = defaults_of(model.bundle.defaults, found, config.fewer, config.loss)
         write_json(folder / "sampling.json", to_json(made))
         count = sum(len(trials) for trials in found)
@@ -244,9 +245,11 @@ def tune(
         return found
 
 
-def tunable(sections: Sequence[Section], config: TuneConfig, console: Console | None = None) -> list[Section]:
-    """The first section of each task that can be tuned for. Raises `UsageError` where there is none."""
-    first: dict[str, Section] = {}
+def tunable(
+    sections: Sequence[Section], config: TuneConfig, console: Console | None = None
+) -> dict[str, list[Section]]:
+    """Task -> the sections that it can be tuned for. Raises `UsageError` where there is none."""
+    found: dict[str, list[Section]] = {}
     for section in sections:
         aim = AIMS.get(type(section))
         if aim is None or (config.only and aim.task not in config.only):
@@ -254,11 +257,11 @@ def tunable(sections: Sequence[Section], config: TuneConfig, console: Console | 
         if reason := _lacks(section):
             (console or Console()).print(f"{section.name} is left out: {reason}", highlight=False)
         else:
-            first.setdefault(aim.task, section)
-    if not first:
+            found.setdefault(aim.task, []).append(section)
+    if not found:
         wanted = f" of only={','.join(config.only)}" if config.only else ""
         raise UsageError(f"no task{wanted} can be tuned for with these sets and judges: see `trimask evaluate`")
-    return [*first.values()]
+    return found
 
 
 def _lacks(section: Section) -> str:
@@ -316,20 +319,31 @@ def canonical(settings: Mapping[str, Any], most: int) -> str:
     return json.dumps(stated, sort_keys=True)
 
 
-class _Search:
-    """The trials of one section."""
+def _count(section: Section, wanted: int) -> int:
+    """Of so many items those that there are for a section; texts from nothing have no end."""
+    return wanted if isinstance(section, Writing) else min(wanted, len(section.data.items))
 
-    def __init__(self, model: Model, section: Section, config: TuneConfig, folder: Path, console: Console):
-        self.model, self.section, self.config, self.folder, self.console = model, section, config, folder, console
-        self.aim, self.task = AIMS[type(section)], AIMS[type(section)].task
+
+def _of(section: Section, count: int) -> Section:
+    """The section with so many items."""
+    return replace(section, n=count)  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+class _Search:
+    """The trials of one task: its quality is the mean over its sections, each of which weighs the same."""
+
+    def __init__(
+        self, model: Model, task: str, sections: Sequence[Section], config: TuneConfig, folder: Path, console: Console
+    ):
+        self.model, self.task, self.sections = model, task, sections
+        self.config, self.folder, self.console = config, folder, console
+        self.name = " + ".join(section.name for section in sections)
         target = self.task.rpartition(">")[2]
         row = model.vocabulary.modalities[model.vocabulary.modality(target)]
         self.modality, self.space, self.families = KINDS[target], space(self.task, row.grid), families(row.grid)
-        every = len(section.data.items)
-        self.items, self.final = (n or every for n in (config.items, config.final))
-        if not isinstance(section, Writing):
-            self.items, self.final = min(self.items, every), min(self.final, every)
-        self.known = {t.key: t for t in read(folder) if t.section == section.name}
+        every = max(len(section.data.items) for section in sections)
+        self.items, self.final = (max(_count(s, n or every) for s in sections) for n in (config.items, config.final))
+        self.known = {t.key: t for t in read(folder) if t.section == self.name}
         self.fixed = self._fixed()
         self.encoding = self._encoding()
 
@@ -355,8 +369,8 @@ class _Search:
         path = self.folder / "tune.json"
         begun = read_json(path)
         kept = begun.setdefault("fixed", {})
-        if self.section.name not in kept:
-            section = replace(self.section, n=min(TIMED, self.items))  # pyright: ignore[reportArgumentType, reportCallIssue]
+        if self.name not in kept:
+            section = _of(self.sections[0], min(TIMED, self.items))
             each = []
             for cache in (None, Cache("changed")):
                 settings = replace(self.settings({}), cache=cache)
@@ -366,9 +380,9 @@ class _Search:
                     section.run(model, self.config.seed)
                 each.append((counter.seconds / counter.passes, counter.shares / counter.passes))
             (whole, _), (part, share) = each
-            kept[self.section.name] = round(float(np.clip((part / whole - share) / (1 - share), 0.0, 1.0)), 2)
+            kept[self.name] = round(float(np.clip((part / whole - share) / (1 - share), 0.0, 1.0)), 2)
             write_json(path, begun)
-        return kept[self.section.name]
+        return kept[self.name]
 
     def settings(self, options: Options) -> Settings:
         """The model's own settings of the task, changed. Options that do not go together are `UsageError`."""
@@ -405,7 +419,7 @@ class _Search:
         for options in ({}, {"steps": 16, "cache": "changed:every=8"}, *alone, *samplers, *several):
             if self._is_new(options, known, most):
                 return options
-        rng = generator("tune", self.config.seed, self.section.name, number)
+        rng = generator("tune", self.config.seed, self.name, number)
         parents, candidates = frontier(searched, slack=1.0), []
         while len(candidates) < CANDIDATES:
             options = self._candidate(parents, rng)
@@ -445,23 +459,28 @@ class _Search:
     def _try(self, options: Options, stage: str, title: str = "") -> Trial:
         settings, count = self.settings(options), self.items if stage == SEARCHED else self.final
         stated = settings_json(settings)
-        blank = Trial(self.task, self.section.name, dict(options), stated, stage, count, "", 0.0, 0.0, 0.0, 0.0, 0.0)
+        blank = Trial(self.task, self.name, dict(options), stated, stage, count, "", 0.0, 0.0, 0.0, 0.0, 0.0)
         if blank.key in self.known:
             return self.known[blank.key]
         before = self.model.bundle.defaults
         model = self.model.sampled(replace(before, settings={**before.settings, self.task: settings}))
-        section = replace(self.section, n=count)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        results, varied, drawn = [], [], 0
         started = time.monotonic()
         with counted(model) as counter:
-            found = section.run(model, self.config.seed + STAGES.index(stage))
+            for section in (_of(one, count) for one in self.sections):
+                found = section.run(model, self.config.seed + STAGES.index(stage))
+                result, variety = AIMS[type(section)].quality({r.metric: r for r in found.results}, self.config.varied)
+                results.append(result)
+                varied += [] if variety is None else [variety]
+                drawn += _count(section, count) + (section.twice if isinstance(section, SceneDrawing) else 0)
         seconds = time.monotonic() - started
-        result, varied = self.aim.quality({r.metric: r for r in found.results}, self.config.varied)
-        error = result.error if result.error is not None and math.isfinite(result.error) else 0.0
+        errors = [r.error if r.error is not None and math.isfinite(r.error) else 0.0 for r in results]
         cost = self.fixed * counter.passes + (1 - self.fixed) * counter.shares
-        drawn = count + (section.twice if isinstance(section, SceneDrawing) else 0)
         made = replace(
-            blank, metric=result.metric, quality=result.value, error=error, passes=counter.passes / drawn,
-            cost=cost / drawn, seconds=seconds / drawn, tokens=counter.tokens, variety=varied,
+            blank, metric="; ".join(dict.fromkeys(r.metric for r in results)),
+            quality=float(np.mean([r.value for r in results])), error=float(np.linalg.norm(errors)) / len(results),
+            passes=counter.passes / drawn, cost=cost / drawn, seconds=seconds / drawn, tokens=counter.tokens,
+            variety=float(np.mean(varied)) if varied else None,
         )  # fmt: skip
         append_json(self.folder / TRIALS, asdict(made))
         self.known[made.key] = made
