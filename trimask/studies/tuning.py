@@ -160,6 +160,7 @@ AIMS: Mapping[type[Section], Aim] = {
     Transcribing: Aim("speech>text", _right("word error rate")),
     Writing: Aim("text", _likely(UNDER_KNESER_NEY), "distinct 2-grams"),
 }
+"""The sections that can be tuned for."""
 _BY_VARIETY = (ClassDrawing, ClassSpeaking, Writing)
 """Those that need a train part to judge variety, the first two further real items too."""
 
