@@ -31,7 +31,7 @@ LAW = "law"
 class Scaling(Study):
     """Sizes times lengths, the smaller a size the longer; several seeds of some tell the noise."""
 
-    depths: tuple[int, ...] = chz.field(default=(2, 3, 4, 5, 6, 11), doc="sizes: the dial of the family")
+    depths: tuple[int, ...] = chz.field(default=(2, 3, 4, 5, 8), doc="sizes: the dial of the family")
     horizons: tuple[float, ...] = chz.field(
         default=(0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6), doc="lengths, in runs of the base"
     )
