@@ -13,18 +13,25 @@ from trimask.studies.surrogate import Encoding, best, log_odds, regression
 
 SPACE = {"sampler": ("a", "b=1", "b=2", "b=4"), "steps": (4, 16, 64), "guidance": (0.0, 0.5, 2.0, "0:3")}
 FAMILIES = (("a",), ("b=1", "b=2", "b=4"))
-ENCODING = Encoding(
-    SPACE, FAMILIES, {"steps": 64, "guidance": 2.0}, lambda options: str(options.get("sampler", "")).startswith("b")
-)
+
+
+def limit(options: Options) -> float | None:
+    """Of the family of b, which takes as many steps as the model asks for."""
+    return options.get("steps", np.inf) if str(options.get("sampler", "")).startswith("b") else None
+
+
+ENCODING = Encoding(SPACE, FAMILIES, {"steps": 64, "guidance": 2.0}, limit)
 
 
 def measured(options: Options) -> Trial:
     """Log-odds that are sums of effects, and passes that are products."""
-    guidance, free = options.get("guidance", 2.0), ENCODING.stepless(options)
+    guidance, most = options.get("guidance", 2.0), limit(options)
     odds = {0.0: 0.0, 0.5: 1.0, 2.0: 0.3, "0:3": 0.1}[guidance]
     odds += {"a": 0.9, "b=1": 0.5, "b=2": 0.1, "b=4": -0.5}.get(str(options.get("sampler")), 0.0)
-    odds += 0 if free else 0.25 * np.log2(options.get("steps", 64) / 64)
-    rounds = {"b=1": 12, "b=2": 6, "b=4": 3}[options["sampler"]] if free else options.get("steps", 64)
+    odds += 0.25 * np.log2((options.get("steps", 64) if most is None else min(most, 64)) / 64)
+    rounds = (
+        options.get("steps", 64) if most is None else min(most, {"b=1": 12, "b=2": 6, "b=4": 3}[options["sampler"]])
+    )
     cost = float(rounds * (1 if guidance == 0 else 2))
     return replace(trial(float(expit(odds)), cost, error=0.01), options=options, items=10_000, passes=cost)
 
@@ -38,11 +45,13 @@ SINGLE = [
 PAIRS = [{"sampler": s, "guidance": g} for s in SPACE["sampler"] for g in (0.0, 0.5, "0:3")]
 
 
-def test_numbers_and_families_are_steps_up_and_no_steps_are_none():
+def test_numbers_and_families_are_steps_up_and_a_limit_is_no_number_of_steps():
     assert ENCODING.names({}) == {
         "always", "sampler=None", "steps>=4", "steps>=16", "steps>=64", "guidance>=0", "guidance>=0.5", "guidance>=2"
     }  # fmt: skip
-    assert ENCODING.names({"sampler": "b=2", "steps": 4, "guidance": "0:3"}) == {"always", "b=1", "b=2", "guidance=0:3"}
+    found = ENCODING.names({"sampler": "b=2", "steps": 4, "guidance": "0:3"})
+    assert found == {"always", "b=1", "b=2", "limit<=4", "limit<=16", "limit<=64", "guidance=0:3"}
+    assert not {name for name in ENCODING.names({"sampler": "b=1"}) if "limit" in name or "steps" in name}
     assert ENCODING.matrix([{}, {"steps": 4}]).sum(1).tolist() == [8, 6]
 
 

@@ -27,7 +27,7 @@ _PLAIN: tuple[Family, ...] = (
     _family("confidence:by=entropy,gumbel", 1, 2, 4, 8),
     _family("threshold:probability", 0.7, 0.8, 0.9, 0.97),
     _family("threshold:factor", 0.1, 0.2, 0.35, 0.5, 0.7, 1, 1.5),
-    _family("entropy-bounded:bound", 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2),
+    _family("entropy-bounded:gumbel=0,bound", 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2),
     _family("entropy-bounded:gumbel=2,bound", 0.05, 0.1, 0.25, 0.5, 1),
     _family("entropy-bounded:gumbel=4,bound", 0.05, 0.1, 0.25, 0.5, 1),
     ("planning",),
@@ -56,10 +56,11 @@ TOGETHER: tuple[Mapping[str, Any], ...] = (
     {"sampler": "confidence:by=entropy,gumbel=2", "steps": 64, "guidance": 0.7, "temperature": 0.2},
     {"sampler": "confidence:by=entropy,gumbel=2", "steps": 20, "guidance": "0.7@0-0.6", "temperature": 0.2},
     {"sampler": "threshold:factor=0.35", **_FREE},
-    {"sampler": "entropy-bounded:bound=0.1", **_FREE},
+    {"sampler": "entropy-bounded:gumbel=0,bound=0.1", **_FREE},
     {"sampler": "entropy-bounded:gumbel=2,bound=0.25", "guidance": 0.7, "temperature": 0.3},
     {"sampler": "entropy-bounded:gumbel=2,bound=0.5", "guidance": 0.7, "temperature": 0.2},
     {"sampler": "entropy-bounded:gumbel=4,bound=0.5", "guidance": 0.7, "temperature": 0.2},
+    {"sampler": "entropy-bounded:gumbel=4,bound=0.25", "steps": 16, "guidance": 1.2, "temperature": 0.5},
     {"sampler": "planning", "steps": 16, **_FREE},
 )
 """Combinations that no change of one option finds (dev/LOG.md): guidance makes a model surer, so those that reveal what

@@ -25,23 +25,27 @@ ROUGH = 0.3
 
 @dataclass(frozen=True)
 class Encoding:
-    """Options as rows of a matrix. Numbers and members of a family of samplers count as steps up from the lowest."""
+    """Options as rows of a matrix.
+
+    Numbers and members of a family of samplers count as steps up from the lowest, a limit as steps down from none.
+    """
 
     space: Mapping[str, tuple[Any, ...]]
     families: Sequence[tuple[str, ...]]
     own: Mapping[str, Any]
     """What the model has where an option is not stated."""
-    stepless: Callable[[Options], bool]
-    """Whether a setting takes as many steps as the model asks for."""
+    limit: Callable[[Options], float | None]
+    """The most steps of a setting that takes as many as the model asks for, which may be infinite; None of others."""
 
     def names(self, options: Options) -> set[str]:
         """The effects that a setting has."""
         out = {"always"}
         for key, values in self.space.items():
+            if key == "steps" and (limit := self.limit(options)) is not None:
+                out |= {f"limit<={v:g}" for v in values if limit <= v}
+                continue
             value = options.get(key, self.own.get(key))
             family = next((f for f in self.families if value in f), None) if key == "sampler" else None
-            if key == "steps" and self.stepless(options):
-                continue
             if family:
                 out |= {family[0], *family[: family.index(value) + 1]}
             elif isinstance(value, int | float):

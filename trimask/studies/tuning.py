@@ -387,15 +387,12 @@ class _Search:
 
     def settings(self, options: Options) -> Settings:
         """The model's own settings of the task, changed. Options that do not go together are `UsageError`."""
-        stated: Any = dict(options)
-        if self._stepless(options):
-            stated.pop("steps", None)
+        stated: Any = options
         return self.model.bundle.defaults.of(self.task, self.modality, stated)
 
-    def _stepless(self, options: Options) -> bool:
-        """Samplers that take as many steps as the model asks for have none to choose."""
-        name = str(options.get("sampler", "")).partition(":")[0]
-        return bool(name) and SAMPLERS[name]().adaptive
+    def _limit(self, options: Options) -> float | None:
+        sampler = self.settings(options).sampler
+        return (getattr(sampler, "steps", 0) or math.inf) if sampler.adaptive else None
 
     def _encoding(self) -> surrogate.Encoding:
         """What is known of the model's own settings fills up what an option does not state."""
@@ -405,7 +402,7 @@ class _Search:
             "cache": "none" if own.cache is None else str(own.cache),
         }
         numbers = {key: getattr(own, key) for key in ("guidance", "temperature", "top_p")}
-        return surrogate.Encoding(self.space, self.families, {**stated, **numbers}, self._stepless)
+        return surrogate.Encoding(self.space, self.families, {**stated, **numbers}, self._limit)
 
     def _next(self, number: int, searched: Sequence[Trial]) -> Options:
         """First the model's own with one thing changed, a sampler of each family among them, and a few combinations.

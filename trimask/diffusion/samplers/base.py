@@ -105,21 +105,6 @@ class Sampler(ABC):
         """What to reveal, a subset of `view.masked_BL`, and what to hide, one of `view.filled_BL`."""
 
 
-@dataclass(frozen=True)
-class Adaptive(Sampler):
-    """One that reveals as much at a step as what the model says allows."""
-
-    steps: int = field(default=0, kw_only=True)
-    """At most so many, the last of which reveals all that is left; 0 for no limit."""
-
-    @property
-    def adaptive(self) -> bool:
-        return True
-
-    def length(self, total: np.ndarray) -> np.ndarray:
-        return np.minimum(self.steps, total) if self.steps else total
-
-
 def require(sampler: Sampler, **limits: tuple[float, float] | Sequence[str]) -> None:
     """Raises `UsageError` where a setting is outside of (least, most), none of the names it can be, or of another type.
 
@@ -148,6 +133,33 @@ def left(counts: str, view: View) -> Int[Tensor, " B"]:
     ahead_B = 1 - (view.step_B + 1) / np.maximum(view.steps_B, 1)
     share_B = np.where(ahead_B > 0, by_name(counts).rate(np.maximum(ahead_B, 0.0)), 0.0)
     return (view.total_B * view.on_device(share_B) + 1e-6).floor().long()
+
+
+@dataclass(frozen=True)
+class Adaptive(Sampler):
+    """One that reveals as much at a step as what the model says allows."""
+
+    steps: int = field(default=0, kw_only=True)
+    """At most so many, each of which reveals no less than `counts` asks of so many steps; 0 for no limit."""
+    counts: str = field(default="cosine", kw_only=True)
+
+    def __post_init__(self):
+        require(self, steps=(0, math.inf))
+        by_name(self.counts)
+
+    @property
+    def adaptive(self) -> bool:
+        return True
+
+    def length(self, total: np.ndarray) -> np.ndarray:
+        return np.minimum(self.steps, total) if self.steps else total
+
+    def paced(self, view: View, allowed_BL: Bool[Tensor, "B L"], rank_BL: Int[Tensor, "B L"]) -> Move:
+        """What is allowed, and of lowest rank what else so many steps need."""
+        if not self.steps:
+            return Move(allowed_BL)
+        due_B = view.masked_BL.sum(1) - left(self.counts, view)
+        return Move(allowed_BL | (view.masked_BL & (rank_BL < due_B[:, None])))
 
 
 def ranks(score_BL: Float[Tensor, "B L"], among_BL: Bool[Tensor, "B L"]) -> Int[Tensor, "B L"]:

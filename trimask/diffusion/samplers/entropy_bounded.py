@@ -20,7 +20,8 @@ class EntropyBounded(Adaptive):
     gumbel: float = 0.0
 
     def __post_init__(self):
-        require(self, bound=(0, math.inf), gumbel=(0, math.inf), steps=(0, math.inf))
+        super().__post_init__()
+        require(self, bound=(0, math.inf), gumbel=(0, math.inf))
 
     @property
     def score(self) -> Score:
@@ -35,4 +36,4 @@ class EntropyBounded(Adaptive):
         entropy_BL = (-view.sureness).masked_fill(~view.masked_BL, 0.0).double()
         sorted_BL = entropy_BL.new_zeros(entropy_BL.shape).scatter(1, rank_BL, entropy_BL)
         lost_BL = (sorted_BL.cumsum(1) - sorted_BL.cummax(1).values).gather(1, rank_BL)
-        return Move(view.masked_BL & ((lost_BL <= self.bound) | (rank_BL == 0)))
+        return self.paced(view, view.masked_BL & ((lost_BL <= self.bound) | (rank_BL == 0)), rank_BL)

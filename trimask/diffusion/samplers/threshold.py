@@ -23,7 +23,8 @@ class Threshold(Adaptive):
     factor: float = 0.0
 
     def __post_init__(self):
-        require(self, probability=(0, 1), factor=(0, math.inf), steps=(0, math.inf))
+        super().__post_init__()
+        require(self, probability=(0, 1), factor=(0, math.inf))
         if self.factor and self.probability != PROBABILITY:
             raise UsageError(
                 f"Threshold: probability={self.probability:g} and factor={self.factor:g} are two rules; give one"
@@ -37,6 +38,7 @@ class Threshold(Adaptive):
         p_BL, rank_BL = view.sureness.exp(), ranks(view.sureness, view.masked_BL)
         if self.factor:
             fits_BL = view.masked_BL & ((rank_BL + 2) * (1 - p_BL) < self.factor)
-            worst_B = torch.where(fits_BL, rank_BL, -1).amax(1)
-            return Move(view.masked_BL & (rank_BL <= worst_B.clamp(min=0)[:, None]))
-        return Move(view.masked_BL & ((p_BL > self.probability) | (rank_BL == 0)))
+            sure_BL = rank_BL <= torch.where(fits_BL, rank_BL, -1).amax(1, keepdim=True)
+        else:
+            sure_BL = p_BL > self.probability
+        return self.paced(view, view.masked_BL & (sure_BL | (rank_BL == 0)), rank_BL)
