@@ -25,7 +25,7 @@ from trimask.core.errors import ArtifactError, UsageError
 from trimask.core.modality import Vocabulary
 from trimask.diffusion import samplers
 from trimask.diffusion.caching import SCOPES, Cache
-from trimask.diffusion.samplers import Blockwise, Confidence, Phases, RandomOrder, Sampler
+from trimask.diffusion.samplers import Blockwise, Confidence, EntropyBounded, Phases, RandomOrder, Sampler
 from trimask.diffusion.settings import Course, Number, Settings
 
 
@@ -68,7 +68,7 @@ BALANCED = "balanced"
 _READING = Settings(Confidence(steps=32, counts="linear"), temperature=0.0)
 STARTING: Mapping[str, Settings] = {
     "text": Settings(Blockwise(block=32, inner=Confidence(steps=32, counts="linear")), temperature=0.7),
-    "image": Settings(RandomOrder(steps=64), temperature=0.7, guidance=0.5),
+    "image": Settings(EntropyBounded(bound=0.25, gumbel=4.0, steps=32), temperature=0.5, guidance=1.0),
     "audio": Settings(RandomOrder(steps=64), temperature=0.6, guidance=0.5),
     "image>text": _READING,
     "speech>text": _READING,
