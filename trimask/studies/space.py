@@ -47,6 +47,7 @@ ORDERED = ("steps", "temperature", "top_p")
 FIRST: Mapping[str, tuple[Any, ...]] = {"steps": (64, 16, 4), "guidance": (0.0, 0.5, 2.0), "temperature": (0.3, 0.7)}
 """What is tried of an option by itself."""
 _FREE = {"guidance": 0.5, "temperature": 1.0}
+_EVEN = {"guidance": 0.7, "temperature": 0.7, "top_p": 0.95}
 TOGETHER: tuple[Mapping[str, Any], ...] = (
     {"sampler": "confidence:gumbel=4", "steps": 64, **_FREE, "temperature": 0.7},
     {"sampler": "confidence:by=entropy", "steps": 64, **_FREE},
@@ -61,6 +62,10 @@ TOGETHER: tuple[Mapping[str, Any], ...] = (
     {"sampler": "entropy-bounded:gumbel=2,bound=0.5", "guidance": 0.7, "temperature": 0.2},
     {"sampler": "entropy-bounded:gumbel=4,bound=0.5", "guidance": 0.7, "temperature": 0.2},
     {"sampler": "entropy-bounded:gumbel=4,bound=0.25", "steps": 16, "guidance": 1.2, "temperature": 0.5},
+    {"sampler": "entropy-bounded:gumbel=4,bound=0.25", "steps": 16, **_EVEN},
+    {"sampler": "entropy-bounded:gumbel=4,bound=0.05", **_EVEN},
+    {"sampler": "confidence:by=entropy,gumbel=4", "steps": 64, **_EVEN},
+    {"sampler": "random-order", "steps": 64, **_EVEN},
     {"sampler": "planning", "steps": 16, **_FREE},
 )
 """Combinations that no change of one option finds (dev/LOG.md): guidance makes a model surer, so those that reveal what
