@@ -14,14 +14,17 @@ import argparse
 import torch
 
 from trimask.cli.evaluate import graders, sets_of
+from trimask.diffusion.samplers import RandomOrder
+from trimask.diffusion.settings import Settings
 from trimask.evaluation.image import ClassDrawing, SceneDrawing
 from trimask.evaluation.suite import SuiteConfig, sections
-from trimask.hub.defaults import Defaults, Overrides
+from trimask.hub.defaults import Defaults, Overrides, adjusted
 from trimask.hub.model import load
 from trimask.studies.presets import said
 from trimask.studies.tuning import AIMS, counted
 
 _SURE, _BOUND = "confidence:by=entropy", "entropy-bounded:bound"
+_EVEN: Overrides = {"guidance": 0.7, "temperature": 0.7, "top_p": 0.95}
 SETTINGS: tuple[Overrides, ...] = (
     {"sampler": "random-order", "steps": 64, "guidance": 1.2, "temperature": 0.5},
     {"sampler": "random-order", "steps": 64, "guidance": 1.2, "temperature": 0.3},
@@ -37,6 +40,10 @@ SETTINGS: tuple[Overrides, ...] = (
     {"sampler": f"{_BOUND}=0.25,gumbel=2", "guidance": 1.2, "temperature": 0.3},
     {"sampler": f"{_BOUND}=0.25,gumbel=2", "guidance": 1.0, "temperature": 0.3},
     {"sampler": f"{_BOUND}=0.25,gumbel=2", "guidance": 0.7, "temperature": 0.3},
+    {"sampler": f"{_BOUND}=0.25,gumbel=2", "steps": 14, "guidance": 1.2, "temperature": 0.3},
+    {"sampler": f"{_BOUND}=0.25,gumbel=4", "steps": 16, **_EVEN},
+    {"sampler": f"{_BOUND}=0.5,gumbel=4", "steps": 16, **_EVEN, "cache": "changed:after=0.1"},
+    {"sampler": f"{_SURE},gumbel=4", "steps": 64, **_EVEN},
 )
 SCENES = "world:scenes?split=validation"
 
@@ -57,7 +64,7 @@ def main() -> None:
     found = [s for s in every if isinstance(s, SceneDrawing | ClassDrawing)]
     print(f"{'right':>15} {'variety':>8} {'passes':>7}  set, settings")
     for options in (o for o in SETTINGS if asked.only in said(o)):
-        settings = model.bundle.defaults.of("text>image", "image", options)
+        settings = adjusted(Settings(RandomOrder()), options)
         own = model.sampled(Defaults({**model.bundle.defaults.settings, "text>image": settings}))
         for section in found:
             aim = AIMS[type(section)]

@@ -89,14 +89,13 @@ def frontier(trials: Sequence[Trial], slack: float = 0.0, price: Callable[[Trial
 def finalists(trials: Sequence[Trial], count: int, fewer: float) -> list[Trial]:
     """What is measured anew, at most `count` and the model's own setting.
 
-    A third are the best; where noise cannot tell from the very best some of which the dearest ask the model so many
-    times more than the quickest, the best of these dear ones too: a search on few items does not know that it is worse.
-    A third are the best of those that ask so many times less than the dearest of all these. The others are of the
-    frontiers over costs and over numbers of passes; where these are too few, the next best.
+    A third are the best, and with them the best of those that ask the model so many times more than the very best: few
+    items do not tell whether that is worth it. A third are the best of those that ask so many times less than the
+    dearest of all these. The others are of the frontiers over costs and over numbers of passes; where these are too
+    few, the next best.
     """
     third, ranked = max(count // 3, 1), _distinct(sorted(trials, key=lambda t: -t.quality))
-    quickest = min(t.passes for t in _alike(ranked))
-    dear = [t for t in _alike(ranked) if t.passes >= fewer * quickest]
+    dear = [t for t in ranked if t.passes >= fewer * ranked[0].passes]
     tops = _distinct([*ranked[:third], *dear[:1]])
     dearest = max(t.passes for t in tops)
     wanted = [*tops, *[t for t in ranked if t.passes * fewer <= dearest][:third]]
@@ -108,12 +107,6 @@ def finalists(trials: Sequence[Trial], count: int, fewer: float) -> list[Trial]:
         chosen += [edge[i] for i in places if edge and edge[i] not in chosen][: whole - len(chosen)]
     rest = sorted((t for t in [*edges[0], *edges[1], *trials] if t not in chosen), key=lambda t: -t.quality)
     return [*chosen, *_distinct(rest)[: max(whole - len(chosen), 0)]]
-
-
-def _alike(ranked: Sequence[Trial]) -> list[Trial]:
-    """Those that noise cannot tell from the first, which is the best."""
-    first = ranked[0]
-    return [t for t in ranked if first.quality - t.quality <= float(np.hypot(first.error, t.error))]
 
 
 def _distinct(trials: Sequence[Trial]) -> list[Trial]:
@@ -129,7 +122,7 @@ def presets(finals: Sequence[Trial], fewer: float, loss: float) -> dict[str, Tri
     much, and where there is none either, or balanced is cheaper and better, balanced.
     """
     ranked = sorted(finals, key=lambda t: (-t.quality, t.cost))
-    alike = _alike(ranked)
+    alike = [t for t in ranked if ranked[0].quality - t.quality <= float(np.hypot(ranked[0].error, t.error))]
 
     def partners(of: Trial, most: float) -> list[Trial]:
         return [t for t in finals if t.passes * fewer <= of.passes and t.quality >= of.quality - most]
