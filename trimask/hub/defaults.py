@@ -68,7 +68,7 @@ BALANCED = "balanced"
 _READING = Settings(Confidence(steps=32, counts="linear"), temperature=0.0)
 STARTING: Mapping[str, Settings] = {
     "text": Settings(Blockwise(block=32, inner=Confidence(steps=32, counts="linear")), temperature=0.7),
-    "image": Settings(EntropyBounded(bound=0.25, gumbel=4.0, steps=32), temperature=0.5, guidance=1.0),
+    "image": Settings(EntropyBounded(bound=0.1, gumbel=4.0, steps=24), temperature=0.7, top_p=0.95, guidance=0.7),
     "audio": Settings(RandomOrder(steps=64), temperature=0.6, guidance=0.5),
     "image>text": _READING,
     "speech>text": _READING,

@@ -5,7 +5,7 @@ from typing import Any
 
 _TEMPERATURES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, "1:0.3")
 _SHARED: Mapping[str, tuple[Any, ...]] = {
-    "steps": (4, 6, 8, 12, 16, 20, 24, 32, 48, 64, 96, 128),
+    "steps": (4, 6, 8, 12, 14, 16, 20, 24, 32, 48, 64, 96, 128),
     "temperature": _TEMPERATURES,
     "top_p": (0.8, 0.9, 0.95, 1.0),
     "cache": ("none", "changed", "changed:every=8", "changed:every=4", "changed:after=0.1", "target"),
@@ -62,6 +62,7 @@ TOGETHER: tuple[Mapping[str, Any], ...] = (
     {"sampler": "entropy-bounded:gumbel=2,bound=0.5", "guidance": 0.7, "temperature": 0.2},
     {"sampler": "entropy-bounded:gumbel=4,bound=0.5", "guidance": 0.7, "temperature": 0.2},
     {"sampler": "entropy-bounded:gumbel=4,bound=0.25", "steps": 16, "guidance": 1.2, "temperature": 0.5},
+    {"sampler": "entropy-bounded:gumbel=4,bound=0.1", "steps": 14, **_EVEN},
     {"sampler": "entropy-bounded:gumbel=4,bound=0.25", "steps": 16, **_EVEN},
     {"sampler": "entropy-bounded:gumbel=4,bound=0.05", **_EVEN},
     {"sampler": "confidence:by=entropy,gumbel=4", "steps": 64, **_EVEN},

@@ -20,8 +20,7 @@ class EntropyBounded(Adaptive):
     gumbel: float = 0.0
 
     def __post_init__(self):
-        super().__post_init__()
-        require(self, bound=(0, math.inf), gumbel=(0, math.inf))
+        require(self, bound=(0, math.inf), gumbel=(0, math.inf), steps=(0, math.inf))
 
     @property
     def score(self) -> Score:

@@ -23,8 +23,7 @@ class Threshold(Adaptive):
     factor: float = 0.0
 
     def __post_init__(self):
-        super().__post_init__()
-        require(self, probability=(0, 1), factor=(0, math.inf))
+        require(self, probability=(0, 1), factor=(0, math.inf), steps=(0, math.inf))
         if self.factor and self.probability != PROBABILITY:
             raise UsageError(
                 f"Threshold: probability={self.probability:g} and factor={self.factor:g} are two rules; give one"
