@@ -138,6 +138,13 @@ def test_what_does_not_hold_when_it_is_confirmed_is_not_the_default():
         ]
 
 
+def test_best_is_no_dearer_setting_that_is_worse_when_it_is_confirmed():
+    finals = [trial(q, cost, stage=MEASURED) for cost, q in ((32, 0.8), (64, 0.81))]
+    for again, expected in ((0.79, 64), (0.81, 32)):
+        confirmed = [trial(again, 32, stage=CONFIRMED), trial(0.8, 64, stage=CONFIRMED)]
+        assert chosen([*finals, *confirmed], fewer=4, loss=0.02)[BEST].cost == expected
+
+
 def test_defaults_keep_what_was_not_tuned_and_say_what_was_measured(model):
     own = {"fast": {"text": Settings(RandomOrder())}}
     before = replace(model.bundle.defaults, measured={"text": {"metric": "x"}}, presets=own)
@@ -153,11 +160,11 @@ def test_defaults_keep_what_was_not_tuned_and_say_what_was_measured(model):
     report = report_of([[trial(0.9, 1), *finals]], 4, 0.02)
     assert report.tables[0][2][0][:4] == ["the model's own", "fast balanced", "0.790 +- 0.010", ""]
     # What was confirmed is what is published; the choice stays.
-    again = [trial(0.75, 4, stage=CONFIRMED), trial(0.7, 64, stage=CONFIRMED)]
+    again = [trial(0.74, 4, stage=CONFIRMED), trial(0.75, 64, stage=CONFIRMED)]
     told = defaults_of(before, [[*finals, *again]], fewer=4, loss=0.02)
     assert told.settings == made.settings and told.presets == made.presets
-    assert [told.measured["text>image"][n]["quality"] for n in (FAST, BEST)] == [0.75, 0.7]
-    assert report_of([[*finals, *again]], 4, 0.02).tables[0][2][0][3] == "0.750 +- 0.010"
+    assert [told.measured["text>image"][n]["quality"] for n in (FAST, BEST)] == [0.74, 0.75]
+    assert report_of([[*finals, *again]], 4, 0.02).tables[0][2][0][3] == "0.740 +- 0.010"
     assert said({"steps": 4, "top_p": 0.9}) == "--steps 4 --top-p 0.9"
 
 
