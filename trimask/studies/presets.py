@@ -142,8 +142,8 @@ def presets(finals: Sequence[Trial], fewer: float, loss: float) -> dict[str, Tri
 def chosen(trials: Sequence[Trial], fewer: float, loss: float) -> dict[str, Trial]:
     """The presets as they were confirmed, or as they were measured where that is still to be done.
 
-    Where balanced then loses for certain more than it may, which chance had hidden, best takes its place; where it is no
-    dearer than best and not worse, it is best too.
+    Where balanced then loses for certain more than it may, which chance had hidden, best takes its place; where it is
+    no dearer than best and not worse, it is best too.
     """
     again = {json.dumps(t.settings, sort_keys=True): t for t in trials if t.stage == CONFIRMED}
     found = presets([t for t in trials if t.stage == MEASURED], fewer, loss)
