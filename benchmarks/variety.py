@@ -1,6 +1,6 @@
 """What orders and temperatures make of pictures: how many are right, and how much those of one caption differ.
 
-    python benchmarks/variety.py                         # nano, 200 held-out captions of the built-in world, 13 minutes
+    python benchmarks/variety.py                         # nano, 200 held-out captions of the built-in world, 20 minutes
     python benchmarks/variety.py runs/mine --items 400
     python benchmarks/variety.py nano DATA/mnist:test --items 150 --only "entropy-bounded:bound=0.25,gumbel=2"
 

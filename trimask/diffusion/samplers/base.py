@@ -152,7 +152,7 @@ class Adaptive(Sampler):
     def paced(self, view: View, allowed_BL: Bool[Tensor, "B L"], rank_BL: Int[Tensor, "B L"]) -> Move:
         """What is allowed, and of lowest rank what else must be revealed to be done in time.
 
-        The first steps decide most, so that they are left alone: half of them reveal an eighth for certain.
+        The first steps decide most and are left alone: the first half of them all need reveal no more than an eighth.
         """
         if not self.steps:
             return Move(allowed_BL)
