@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from trimask.hub.model import Model
 
 DRAWN = (
-    "a red circle above two blue squares",
+    "a blue square below a yellow ring",
     "a large yellow heart",
     "three small green stars",
     "a black moon left of a pink ring",
