@@ -9,9 +9,10 @@ import pytest
 def law(tmp_path):
     values = {"E": 1.5, "A": 400.0, "B": 2000.0, "alpha": 0.34, "beta": 0.37}
     ranges = {"params": [1e6, 2e8], "tokens": [1e7, 1e10], "flops": [1e14, 1e19]}
-    target = {"values": values, "drawn": [values], "ranges": ranges, "runs": 60}
+    target = {"values": values, "drawn": [values], "ranges": ranges, "runs": 60, "doubts": []}
     path = tmp_path / "law.json"
-    path.write_text(json.dumps({"count": "params", "targets": {"all": target}, "shares": {"text": 1.0}}))
+    content = {"count": "params", "targets": {"all": target}, "shares": {"text": 1.0}, "aspect": 128, "codes": {}}
+    path.write_text(json.dumps(content))
     return path
 
 

@@ -26,13 +26,16 @@ NAMES = ("--params", "N", "--tokens", "D", "--loss", "L")
 
 
 def test_a_table_of_ones_own_is_fitted(trimask, runs, tmp_path):
-    options = ("--hold-out", 1, "--bootstrap", 40, "--twins", 2, "--out", tmp_path / "out")
+    options = ("--hold-out", 1, "--drop-highest", 2, "--bootstrap", 40, "--twins", 2, "--out", tmp_path / "out")
     made = trimask("study", "fit", runs, *NAMES, *options)
     assert made.code == 0, made.err
     of_fit = made.out[made.out.index("Values, 95 %") : made.out.index("2 tables for which")]
     values = {line.split()[0]: float(line.split()[1]) for line in of_fit.splitlines() if len(line.split()) == 4}
     assert values["alpha"] == pytest.approx(0.35, abs=0.03) and values["beta"] == pytest.approx(0.37, abs=0.03)
-    assert "Held out, 10 losses" in " ".join(made.out.split()) and "Doubtful" not in made.out
+    said = " ".join(made.out.split())
+    assert "Left out: the 2 highest losses, from" in said and "Held out, 10 losses" in said and "Doubtful" not in said
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert [page.count(f"<h2>{part}") for part in ("Question", "Design", "Findings", "Threats", "Command")] == [1] * 5
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"report.html", "fit.png", "errors.png"}
 
 
@@ -45,7 +48,8 @@ def test_a_table_of_ones_own_is_fitted(trimask, runs, tmp_path):
         ((*NAMES, "--drop-highest", 60), "60 of 60 losses cannot be left out"),
         ((*NAMES, "--law", "repeated"), "unique"),
         ((*NAMES, "--law", "coupled", "--grid"), "the grid of starts is for the law `power`"),
-        ((*NAMES, "--delta", 0), "--delta must be positive"),
+        ((*NAMES, "--delta", 0), "--delta and --jobs must be positive"),
+        ((*NAMES, "--grid", "--jobs", -2), "--delta and --jobs must be positive"),
     ],
 )
 def test_what_cannot_be_done_is_said(trimask, runs, tmp_path, more, says):

@@ -242,10 +242,19 @@ def test_overrides_change_what_they_name_and_nothing_else():
         "blockwise:inner=best": "no sampler is called 'best'",
         "confidence:by=luck": "by='luck' must be one of drawn",
         "confidence:steps=0": "steps=0 must be a whole number, at least 1",
+        "threshold:probability=0.9,factor=1": "probability and factor are two rules; give one",
+        "blockwise:inner=threshold,steps=3": "steps=3 cannot be shared out, as Threshold takes",
     }
     for text, message in wrong.items():
         with pytest.raises(UsageError, match=message):
             defaults.adjusted(base, {"sampler": text})
+    # What is given takes the place of what it cannot go with.
+    known = Settings(Threshold(0.7))
+    assert defaults.adjusted(known, {"sampler": "threshold:factor=1"}).sampler == Threshold(factor=1.0)
+    blocks = Settings(Blockwise(block=4, steps=8))
+    assert defaults.adjusted(blocks, {"sampler": "blockwise:inner=threshold"}).sampler == Blockwise(
+        block=4, inner=Threshold()
+    )
     assert defaults.adjusted(base, {"guidance": "1:3"}).guidance == Course(1.0, 3.0)
     assert defaults.adjusted(base, {"temperature": "0.5"}).temperature == 0.5
     assert defaults.adjusted(base, {"cache": "target"}).cache == Cache("target")

@@ -38,7 +38,7 @@ def test_pictures_have_the_size_asked_for(model: Model):
     made = model.image("a red circle", size=(28, 40), **FEW)
     assert made.size == (28, 40)
     assert model.image(**FEW).size == (32, 32)
-    with pytest.raises(DataError, match="sides are"):
+    with pytest.raises(UsageError, match="sides are"):
         model.image("a red circle", size=(27, 27))
 
 
@@ -282,6 +282,46 @@ def test_a_canvas_is_filled(model: Model):
     canvas = Composer(model.vocabulary, 64).compose([[Row((hidden,))]])
     filled = model.fill(canvas, options=FEW)
     assert not (filled.ids_BL == model.vocabulary.mask).any()
+    # Rows do not depend on others beside them, equal ones differ, and none may be longer than those of the training.
+    word = Segment("text", codes(model, "text", "seven"))
+    rows = [Row((hidden,)), Row((word, hidden)), Row((hidden,))]
+    several, turned = (
+        model.fill(Composer(model.vocabulary, 64).compose([[r] for r in some]), options=FEW).ids_BL
+        for some in (rows, rows[1::-1])
+    )
+    assert torch.equal(several[0], filled.ids_BL[0]) and torch.equal(several[:2], turned.flip(0))
+    assert not torch.equal(several[0], several[2])
+    long = Segment("text", np.zeros(tiny.CONTEXT, np.int32), target=True, hidden=True)
+    with pytest.raises(UsageError, match=f"more than the {tiny.CONTEXT} of the rows"):
+        model.fill(Composer(model.vocabulary, 512).compose([[Row((long,))]]), options=FEW)
+
+
+@pytest.mark.parametrize("size", [(-32, 32), (32,), 32, (32.0, 32.0), (0, 32), (10**6, 10**6), (10**20, 32), (27, 27)])
+def test_a_size_that_no_picture_has_is_said(model: Model, size):
+    with pytest.raises(UsageError, match=r"size=|pixels"):
+        model.image("seven", size=size, **FEW)
+
+
+def test_numbers_may_be_numpys_and_settings_are_told_from_parts(model: Model):
+    few = {"steps": np.int64(4), "temperature": np.float32(0.5), "top_k": np.int64(3)}
+    assert pixels(model.image("seven", **few)).shape == (32, 32, 3)  # pyright: ignore[reportArgumentType]
+    assert {*model.fill(text="seven", missing="image", options=FEW)} == {"image"}
+    with pytest.raises(UsageError, match="steps is a setting of sampling: give it as options="):
+        model.fill(text="a [1]", steps=2)
+    with pytest.raises(UsageError, match="steps must be at least 1, a whole number"):
+        model.image("seven", steps="4")  # pyright: ignore[reportArgumentType]
+
+
+def test_a_score_of_a_damaged_model_is_none(bundle: Bundle):
+    damaged = Model(bundle)
+    with torch.no_grad():
+        before = {k: v.clone() for k, v in damaged.runner.placed.model.state_dict().items()}
+        next(damaged.runner.placed.model.parameters()).fill_(math.nan)
+    try:
+        with pytest.raises(UsageError, match="logits that are not finite"):
+            damaged.score(text="seven", draws=4)
+    finally:
+        damaged.runner.placed.model.load_state_dict(before)
 
 
 def test_rows_are_laid_as_the_training_tasks_lay_them(model: Model):
@@ -430,6 +470,9 @@ def test_guidance_goes_away_from_a_negative_text(model: Model):
     assert (away != guided).any() and (away != plain).any()
     both = model.image(["seven", "the end."], negative=["a red circle above two stars", "seven"], guidance=3.0, **FEW)
     assert (pixels(both[0]) == away).all()
+    # Requests of one text that differ in what they go away from are not the same request twice.
+    beside = model.image(["seven"] * 2, negative=["the end.", "a red circle above two stars"], guidance=3.0, **FEW)
+    assert (pixels(beside[1]) == away).all()
     assert model.speech("seven", negative="the end.", seconds=0.2, guidance=1.0, **FEW).rate == 16_000
     with pytest.raises(UsageError, match="needs a text"):
         model.image(negative="seven")

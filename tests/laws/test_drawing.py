@@ -42,6 +42,9 @@ def test_filters():
     for name, (value, kept) in expected.items():
         assert filtered(p, Settings(RandomOrder(), **{name: value}))[0].tolist() == pytest.approx(kept)
     assert draw(p.log(), torch.tensor([0.99]), Settings(RandomOrder()), temperature=0)[0].item() == 0
+    # Of equal ones no more than asked for.
+    alike = filtered(torch.full((1, 4), 0.25), Settings(RandomOrder(), top_k=2))
+    assert (alike > 0).sum() == 2
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.3, 1.0])

@@ -86,6 +86,26 @@ def test_guidance_is_the_conditional_pushed_away_from_the_null(scale: tuple[floa
         assert (offset - offset[:, :1]).abs().max() < 4 * torch.finfo().eps * log_p.abs().max()
 
 
+@pytest.mark.parametrize("w", [-2.0, -1.0, -0.5, 0.5, 3.0])
+def test_at_any_scale_what_the_conditional_excludes_stays_excluded(w: float):
+    """And nothing else is, also where the null excludes it."""
+
+    def law(canvas: Canvas, asked):
+        """The last id is impossible in rows with their text, the first in those without."""
+        out = []
+        for query in asked:
+            logits = torch.zeros(len(query.index_N), VOCABULARY.alphabets[query.alphabet].codes + 2)
+            given = canvas.ids_BL[query.index_N // canvas.shape[1], canvas.spans[0].start] != VOCABULARY.mask
+            logits[given, -1], logits[~given, 0] = -torch.inf, -torch.inf
+            out.append(logits)
+        return out
+
+    canvas = captions(1)
+    asked = queries(canvas, to_fill(canvas, VOCABULARY), VOCABULARY)
+    for logits in guided(law, canvas, asked, [np.full(1, w)] * 3, VOCABULARY):
+        assert (logits[:, -1] == -torch.inf).all() and torch.isfinite(logits[:, :-1]).all()
+
+
 def test_without_guidance_only_the_conditional_is_asked_for():
     known, canvas = Known(), captions()
     asked = queries(canvas, to_fill(canvas, VOCABULARY), VOCABULARY)

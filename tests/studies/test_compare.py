@@ -268,6 +268,13 @@ def test_scaling_fits_a_law_to_each_modality_and_keeps_it_for_plans(tri):
     # Before all sizes are there nothing is fitted.
     early = study.report(tri, [row(c) for c in plan if c.depth < 9])
     assert not early.data and "losses" in early.plots
+    assert early.findings[-1] == "No run of 9 blocks: no law is fitted."
+    # A size that failed is left out where that was asked for, and three are left to fit.
+    partial, rows = chz.replace(study, partial=True), [row(c) for c in plan]
+    rest = partial.report(tri, [r for r in rows if r.cell.depth != 3])
+    assert "No run of 3 blocks: the law is of the other sizes." in rest.findings
+    assert rest.data[LAW]["targets"][ALL]["ranges"]["params"] == [sizes(2), sizes(9)]
+    assert not partial.report(tri, [r for r in rows if r.cell.depth in (2, 3, 4)]).data
     body = of_rows([row(c) for c in plan], ALL, "body")
     assert body.params_R.max() == sizes(9) // 2
     for wrong in ({"depths": (2, 3, 4)}, {"horizons": (1.0, 2.0)}, {"seeds": 1}, {"held_out": 4}, {"beyond": 0.0}):

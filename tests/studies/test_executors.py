@@ -20,7 +20,7 @@ from trimask.core.files import whole_lines
 from trimask.studies import table
 from trimask.studies.batch import Batch
 from trimask.studies.conduct import conduct
-from trimask.studies.executors import Executor, Here, Processes, Ray, Slurm
+from trimask.studies.executors import Executor, Here, Processes, Ray, Slurm, Task
 
 PROGRAM = Path(small_run.__file__)
 CELLS = 12
@@ -81,6 +81,15 @@ def test_a_study_that_is_killed_goes_on(prepared, tmp_path, sign, places):
         assert process.wait(60) in (-sign, 130)
     assert start(prepared, folder).wait(120) == 0
     whole(folder)
+
+
+def test_runs_that_are_stopped_before_they_listen_have_not_failed(base, tmp_path):
+    """A process that is asked to end while it starts ends without a word."""
+    handles = Processes(jobs=1).open()
+    study = Batch(powers=(-1, 0, 1))
+    cell = study.plan(base, ())[0]
+    handles.start(Task.of(study, base, cell, tmp_path / "log", 1))
+    assert handles.stop() == [(cell, None)]
 
 
 @pytest.mark.long

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.optimize import check_grad
 
 from trimask.core.errors import DataError, UsageError
-from trimask.studies import fitting, laws
+from trimask.studies import fitting, runs
 from trimask.studies.fitting import bootstrap, fit, intervals, isoflop, twin
 from trimask.studies.laws import Coupled, Mixture, Optimum, PowerLaw, Repeated, Shared, Table, Units
 
@@ -170,7 +170,7 @@ def test_a_fit_that_is_not_one_says_so(starts, options, says):
 def test_what_a_table_does_not_tell_is_said():
     law = PowerLaw(UNITS)
     no_repetition = fit(Repeated(UNITS), made(Repeated(UNITS), [*TRUTH, 1.0], noise=0.01, unique_R=TOKENS))
-    assert any("hardly depend on parameter 6" in caution for caution in no_repetition.cautions)
+    assert any("hardly depend on r, " in caution for caution in no_repetition.cautions)
     rule = Table(PARAMS, 20 * PARAMS, np.ones(RUNS), np.arange(RUNS))
     found = fit(law, rule.replaced(law.predict(TRUTH, rule)))
     assert any("tokens follow from the size" in caution for caution in found.cautions)
@@ -256,7 +256,7 @@ def test_parabolas_of_budgets_find_the_exponent():
 
 
 def test_runs_of_any_budget_are_no_isoflop_design():
-    assert len(isoflop(table(1 + PARAMS**-0.3 * 50))) < 3
+    assert not isoflop(table(1 + PARAMS**-0.3 * 50))
 
 
 def test_a_table_is_read_from_csv_and_parquet(tmp_path):
@@ -265,8 +265,22 @@ def test_a_table_is_read_from_csv_and_parquet(tmp_path):
     pyarrow.parquet.write_table(source, tmp_path / "runs.parquet")
     pyarrow.csv.write_csv(source, tmp_path / "runs.csv")
     for name in ("runs.csv", "runs.parquet"):
-        read = laws.read(tmp_path / name, "N", "D", "L", run="who")
+        read = runs.read(tmp_path / name, "N", "D", "L", run="who")
         assert read.params_R == pytest.approx(PARAMS) and read.run_R[3] == "r1"
+
+
+@pytest.mark.parametrize("by", [",", ", ", ";", "\t"])
+def test_columns_may_be_separated_as_other_programs_do(tmp_path, by):
+    path = tmp_path / ("runs.tsv" if by == "\t" else "runs.csv")
+    lines = (["N", "D", "L"], ["1e6", "2e9", "3.5"], ["2e6", "1", "3"])
+    path.write_text("".join(f"{by.join(line)}\n" for line in lines))
+    read = runs.read(path, "N", "D", "L")
+    assert [x_R.tolist() for x_R in (read.params_R, read.tokens_R, read.loss_R)] == [[1e6, 2e6], [2e9, 1], [3.5, 3]]
+
+
+def test_every_parameter_has_the_name_it_is_published_by():
+    for law in (PowerLaw(), Coupled(), Repeated(), Shared(targets=("a", "b")), Mixture(), Mixture(joint=True)):
+        assert sorted(law.names) == sorted(law.values(np.zeros(len(law.bounds)))) and len(law.names) == len(law.bounds)
 
 
 @pytest.mark.parametrize(
@@ -291,7 +305,7 @@ def test_a_bad_table_is_named(tmp_path, text, arguments, message):
     path = tmp_path / "runs.csv"
     path.write_text(text)
     with pytest.raises(DataError, match=re.escape(message)) as caught:
-        laws.read(path, **arguments)
+        runs.read(path, **arguments)
     assert "runs.csv" in str(caught.value)
 
 
@@ -307,7 +321,7 @@ def test_what_cannot_be_fitted_is_refused(tmp_path):
         fit(Repeated(UNITS), table())
     with pytest.raises(UsageError, match=r"share of each"):
         fit(Mixture(UNITS, sources=3), table())
-    with pytest.raises(UsageError, match=r"\.csv or a \.parquet"):
-        laws.read(tmp_path / "runs.json")
+    with pytest.raises(UsageError, match=r"\.csv, \.tsv or \.parquet"):
+        runs.read(tmp_path / "runs.json")
     with pytest.raises(UsageError, match="there is no file"):
-        laws.read(tmp_path / "runs.csv")
+        runs.read(tmp_path / "runs.csv")

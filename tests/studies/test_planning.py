@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -30,8 +31,9 @@ def law(tmp_path: Path) -> Law:
     path = tmp_path / "law.json"
     ranges = {"params": [1e6, 2e8], "tokens": [1e7, 1e10], "flops": [1e14, 1e19]}
     drawn = [{**VALUES, "E": 1.5 + 0.01 * n} for n in range(-2, 3)]
-    target = {"values": VALUES, "drawn": drawn, "ranges": ranges, "runs": 60}
-    content = {"law": "power", "count": "params", "targets": {ALL: target, "text": target}, "shares": {"text": 0.25}}
+    target = {"values": VALUES, "drawn": drawn, "ranges": ranges, "runs": 60, "doubts": []}
+    targets, codes = {ALL: target, "text": target}, {"text": 4096, "image": 2048, "audio": 512}
+    content = {"count": "params", "targets": targets, "shares": {"text": 0.25}, "aspect": 128, "codes": codes}
     path.write_text(json.dumps(content))
     return Law.read(path)
 
@@ -88,12 +90,39 @@ def test_a_plan_says_what_to_expect_and_how_far_it_reaches(law):
     n, d = made.counts.total, made.tokens
     low, high = law.interval(n, d)
     assert f"all {law.loss(n, d):.4f} ({low:.4f} to {high:.4f})" in text and low < law.loss(n, d) < high
-    assert f"extrapolated: {n / 2e8:.3g} times the params and {d / 1e10:.3g} times the tokens" in text
+    times = f"{n / 2e8:.3g} times the params of the largest and {d / 1e10:.3g} times the tokens of the largest training"
+    assert f"extrapolated: {times}" in text and "`trimask train` runs on one device" in text
     assert f"epochs       text {0.25 * d / 1e9:.3g}" in text and "text: more than 4 epochs" in text
     assert f"run          trimask train tri model.depth={made.config.model.depth} budget.tokens={int(d)}" in text
     assert "64 x H200: 40% of 989TFLOP/s, assumed" in text and "kappa" in text
     near = asked_of(law, flops=1e17)
-    assert "extrapolated" not in "\n".join(describe(near, plan(near)))
+    said = "\n".join(describe(near, plan(near)))
+    assert not [caution for caution in ("extrapolated", "of other models", "devices share") if caution in said]
+    larger = {"params": [1e9, 2e9], "tokens": [1e12, 1e13]}
+    above = replace(law, targets={ALL: {**law.targets[ALL], "ranges": larger}})
+    said = "\n".join(describe(asked_of(above, flops=1e17), plan(near)))
+    assert "times the params of the smallest and" in said and "times the tokens of the smallest training" in said
+
+
+def test_a_law_of_other_models_says_so(law):
+    other = replace(law, aspect=32, codes={"text": 512, "image": 2048})
+    asked = asked_of(other, flops=1e17)
+    said = "\n".join(describe(asked, plan(asked)))
+    assert (
+        "the law is of other models: 0 tokens of audio (512 here), 512 tokens of text (4096 here), "
+        "a width of 32 a block (128 here)" in said
+    )
+
+
+def test_the_law_that_ships_plans_for_every_recipe_of_its_tokens():
+    """Its losses fall with size and with tokens, and its intervals hold it."""
+    shipped = Law.read(recipes.LAW)
+    assert shipped.targets.keys() == {ALL, "text", "image", "audio"}
+    for target in shipped.targets:
+        small, wide, long = (shipped.loss(*at, target) for at in ((2e6, 1e6), (8e6, 1e6), (2e6, 4e6)))
+        assert wide < small and long < small, target
+        low, high = shipped.interval(5e6, 2e6, target)
+        assert low < shipped.loss(5e6, 2e6, target) < high
 
 
 @pytest.mark.parametrize(
@@ -103,6 +132,8 @@ def test_a_plan_says_what_to_expect_and_how_far_it_reaches(law):
         ({"flops": 1e20, "hours": 3}, "not both"),
         ({"hours": 3}, "hours need a device"),
         ({"flops": 1e9}, "too few for a warm-up"),
+        ({"flops": 1e20, "settings": ("model.depth=8",)}, "model.depth=8: a plan chooses model.depth, .*--params"),
+        ({"flops": 1e20, "settings": ("budget.tokens=5",)}, "budget.tokens=5: a plan chooses"),
         ({"params": 1e15, "flops": 1e20}, "the sizes of tri are"),
         (
             {"params": 3e9, "flops": 1e21, "device": device("L40S", 0.4)},
@@ -125,6 +156,11 @@ def test_what_is_no_law_or_no_device_is_said(law, tmp_path: Path):
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(DataError, match="is no law of"):
         Law.read(tmp_path / "other.json")
+    flat = json.loads(law.path.read_text())
+    flat["targets"][ALL]["values"]["alpha"] = 0.0
+    (tmp_path / "flat.json").write_text(json.dumps(flat))
+    with pytest.raises(DataError, match="alpha is 0, so of this law no size is the best"):
+        Law.read(tmp_path / "flat.json")
     with pytest.raises(UsageError, match="no device is called 'H9000'; there are: A100"):
         device("H9000", 0.4)
     asked = asked_of(law, flops=1e19, unique={"smell": 3.0})

@@ -69,6 +69,8 @@ def fill(
     replayed = output is not None and output.suffix.lower() in options.REPLAYS
     if replayed and output and output.suffix.lower() == ".gif" and not (box or mask or "image" in (missing or ())):
         raise UsageError(f"--output {output}: a GIF shows how a picture is filled; here none is: name an .html page")
+    filled = [k for k, hole in _holes(text, box or mask, interval).items() if hole and k in parts] + [*(missing or ())]
+    paths = {} if replayed else _files(filled, output)
     loaded = options.load(model, device, dtype)
     replay = options.replay(loaded) if watch or replayed else None
     with options.progress("filling", replay, watch) as on_step:
@@ -87,16 +89,28 @@ def fill(
     if replay is not None and output is not None and replayed:
         options.write_replay(replay, output, text or "filled", [made[k] for k in ("speech", "sound") if k in made])
         return
-    for kind, path in _files(list(made), output).items():
+    for kind, path in paths.items():
         options.write(kind, made[kind], path)
+
+
+def _holes(text: str | None, image: object, sound: object) -> dict[str, bool]:
+    """Kind -> whether a part of it has a hole."""
+    from trimask.hub.holes import template
+
+    held = bool(text and template(text).holes)
+    return {"text": held, "image": bool(image), "speech": bool(sound), "sound": bool(sound)}
 
 
 def _files(kinds: list[str], output: Path | None) -> dict[str, Path | None]:
     """Where each completed part goes; a text is printed unless a file or a folder is named."""
+    if not kinds or any(kind not in options.FILES for kind in kinds):
+        return {}  # filling says what is wrong
     if len(kinds) == 1:
         kind = kinds[0]
         default = None if kind == "text" else Path(f"out{options.DEFAULT_FILES[kind]}")
         options.check_output(output, options.FILES[kind])
         return {kind: output or default}
     folder = output or Path()
+    if folder.suffix or folder.is_file():
+        raise UsageError(f"--output {folder}: {' and '.join(kinds)} are made, so it is a folder: name one")
     return {k: None if k == "text" and output is None else folder / f"{k}{options.DEFAULT_FILES[k]}" for k in kinds}

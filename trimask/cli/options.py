@@ -50,8 +50,8 @@ _SAMPLING: Mapping[str, tuple[type, str]] = {
     ),
     "cache": (
         str,
-        "What a step computes anew besides what it scores: changed, block, suffix or target, or all (none); with "
-        "settings as changed:every=8.",
+        "What a step computes anew besides what it scores: changed, block, suffix or target, with settings as "
+        "changed:every=8; none: everything.",
     ),
 }
 """Option of sampling -> its type and what it does."""
@@ -136,7 +136,10 @@ def numbers(text: str, count: int, option: str, of: type = int) -> tuple[Any, ..
 
 def size(text: str) -> tuple[int, int]:
     """ "32" -> (32, 32); "32x48" is width x height."""
-    return numbers(text if "x" in text or "," in text else f"{text},{text}", 2, "--size")
+    sides = numbers(text if "x" in text or "," in text else f"{text},{text}", 2, "--size")
+    if min(sides) < 1:
+        raise UsageError(f"--size {text!r}: a picture has at least one pixel a side")
+    return sides
 
 
 def seconds(text: str | None) -> float | str | None:

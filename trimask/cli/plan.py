@@ -12,9 +12,10 @@ from trimask.core.errors import UsageError
 
 def plan(
     settings: Annotated[list[str] | None, typer.Argument(help="Of the recipe: key=value.")] = None,
-    law: Annotated[Path, typer.Option(help="law.json of a `trimask study scaling`.")] = Path(
-        "studies/scaling/law.json"
-    ),
+    law: Annotated[
+        Path | None,
+        typer.Option(help="law.json of a `trimask study scaling`; else the one that ships, of the built-in world."),
+    ] = None,
     recipe: Annotated[str, typer.Option(help="Recipe whose sizes are considered.")] = "tri",
     flops: Annotated[float | None, typer.Option(help="Budget in floating-point operations, 1e21.")] = None,
     hours: Annotated[
@@ -36,9 +37,8 @@ def plan(
     how far the plan lies beyond what the law was fitted to, and prints the command that runs it.
 
     \b
-    trimask study scaling
-    trimask plan --hours 72 --gpus 64xH200
     trimask plan --hours 2
+    trimask plan --hours 72 --gpus 64xH200
     trimask plan --flops 1e21
     trimask plan --params 3e9 --gpus 256xH100 --unique text=5e11,image=2e11,audio=1e11
     """
@@ -59,7 +59,9 @@ def plan(
     stated = tuple(settings or ())
     held = _counts(unique) if unique else None
     made = partial(recipes.configure, recipe)
-    asked = planning.Asked(planning.Law.read(law), recipe, made, stated, flops, hours, params, device, count, held)
+    asked = planning.Asked(
+        planning.Law.read(law or recipes.LAW), recipe, made, stated, flops, hours, params, device, count, held
+    )
     lines = planning.describe(asked, planning.plan(asked))
     Console().print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 

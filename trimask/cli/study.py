@@ -96,19 +96,22 @@ def fit(
     from rich.console import Console
 
     from trimask.core.compute import usable_cores
-    from trimask.studies import laws, report
-    from trimask.studies.verdict import Asked, judged
+    from trimask.studies import report
+    from trimask.studies.runs import read
+    from trimask.studies.verdict import Asked, frame, judged
 
-    if min(bootstrap, twins) < 0 or not delta > 0:
-        raise UsageError("--bootstrap and --twins must not be negative, --delta must be positive")
+    if min(bootstrap, twins) < 0 or not delta > 0 or (jobs is not None and jobs < 1):
+        raise UsageError("--bootstrap and --twins must not be negative, --delta and --jobs must be positive")
     columns = tuple(name.strip() for name in shares.split(",") if name.strip())
-    table = laws.read(runs, params, tokens, loss, run, columns, unique, target)
+    table = read(runs, params, tokens, loss, run, columns, unique, target)
     several = (jobs or usable_cores()) if grid else 1
-    found = judged(table, Asked(law, grid, drop_highest, hold_out, bootstrap, twins, delta, several)).report
+    asked = Asked(law, grid, drop_highest, hold_out, bootstrap, twins, delta, several)
+    found = judged(table, asked).report
     folder = out or Path("fits") / f"{runs.stem}-{law}"
     folder.mkdir(parents=True, exist_ok=True)
     console = Console()
-    written = report.write(found, f"{len(table)} lines of {runs}", folder)
+    around = frame(asked, f"{params} is N, {tokens} D, {loss} L", shlex.join(["trimask", *sys.argv[1:]]))
+    written = report.write(found, f"{len(table)} lines of {runs}", folder, around)
     console.print(written, highlight=False, markup=False)
     for caption, head, lines in found.tables:
         console.print(f"\n{caption}", highlight=False, markup=False)

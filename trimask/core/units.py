@@ -23,7 +23,7 @@ def count(text: str | int | float) -> int:
 
 def si(value: int | float, unit: str = "") -> str:
     """12_345_678 -> '12.3M': three digits and a decimal prefix."""
-    for limit, suffix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+    for limit, suffix in ((1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= limit:
             return f"{value / limit:.3g}{suffix}{unit}"
     return f"{value:.3g}{unit}"

@@ -94,7 +94,9 @@ def _score(
 def filtered(p_NA: Float[Tensor, "N A"], settings: Settings) -> Float[Tensor, "N A"]:
     """Probabilities, up to a factor, with 0 for ids that top-k, min-p and top-p leave out, in this order."""
     if 0 < settings.top_k < p_NA.shape[1]:
-        p_NA = p_NA.where(p_NA >= p_NA.topk(settings.top_k).values[:, -1:], 0.0)
+        # No more than asked for, also where some are equal.
+        best = p_NA.topk(settings.top_k)
+        p_NA = torch.zeros_like(p_NA).scatter(1, best.indices, best.values)
     if settings.min_p > 0:
         p_NA = p_NA.where(p_NA >= settings.min_p * p_NA.amax(-1, keepdim=True), 0.0)
     if settings.top_p < 1:

@@ -13,6 +13,9 @@ from trimask.core.errors import UsageError
 from trimask.core.modality import Vocabulary
 from trimask.diffusion.denoiser import Denoiser
 
+EXCLUDED = -1e4
+"""What stands for the logit of an id that one of two models excludes."""
+
 
 def null_condition(canvas: Canvas, vocabulary: Vocabulary) -> Canvas:
     """The canvas with the content of every given segment masked."""
@@ -115,12 +118,17 @@ def guided(
     for x_NA, null_NA, (row_N, some_N), w_B in zip(conditional, null, chosen, scale_Q, strict=True):
         w_N1 = torch.from_numpy(w_B).to(x_NA)[row_N][:, None]
         if some_N is None:
-            out.append(_mix(x_NA, null_NA[: len(x_NA)], w_N1))
+            out.append(_mix(x_NA, null_NA[: len(x_NA)], w_N1, bool((w_B < 0).any())))
         else:
-            out.append(x_NA.index_copy(0, some_N, _mix(x_NA[some_N], null_NA[: len(some_N)], w_N1[some_N])))
+            mixed_NA = _mix(x_NA[some_N], null_NA[: len(some_N)], w_N1[some_N], bool((w_B < 0).any()))
+            out.append(x_NA.index_copy(0, some_N, mixed_NA))
     return out
 
 
-def _mix(conditional: Tensor, null: Tensor, w_N1: Tensor) -> Tensor:
+def _mix(conditional: Tensor, null: Tensor, w_N1: Tensor, towards: bool) -> Tensor:
+    """`towards` the null where some w is negative."""
     # An id the conditional model excludes stays excluded, also where the null model excludes it.
-    return torch.lerp(null.clamp(min=-1e4), conditional, 1 + w_N1)
+    if not towards:
+        return torch.lerp(null.clamp(min=EXCLUDED), conditional, 1 + w_N1)
+    mixed_NA = torch.lerp(null.clamp(min=EXCLUDED), conditional.clamp(min=EXCLUDED), 1 + w_N1)
+    return mixed_NA.masked_fill(conditional == -torch.inf, -torch.inf)

@@ -77,6 +77,8 @@ class Engine:
         keys = range(count) if keys is None else keys
         of_row = [settings] * count if isinstance(settings, Mapping) else list(settings)
         ends_BL = torch.ones_like(canvas.maskable_BL) if ends_BL is None else ends_BL
+        if not len(of_row) == len(keys) == count:
+            raise UsageError(f"{count} rows, {len(of_row)} settings and {len(keys)} keys: each row has its own of both")
         if not bool(to_fill(canvas, self.vocabulary).any()):
             raise UsageError("the canvas has nothing to fill: no target token is masked")
         self._check(canvas, of_row)
@@ -144,7 +146,7 @@ class Engine:
                     phases = timetable(settings.sampler, mine_BL, from_first_BL.cpu().numpy(), level_BL.cpu().numpy())
                     phase_BL, total_BK = (torch.from_numpy(a).to(own_BL.device) for a in phases[:2])
                     parts.append(Part(m, settings, phase_BL, total_BK, phases[2]))
-        return tuple(parts)
+        return tuple(part.among(parts) for part in parts)
 
     def _with_lengths(
         self,
@@ -297,9 +299,12 @@ class Engine:
             progress_B = np.minimum(step_B / np.maximum(part.steps - 1, 1), 1.0)
         here_BL = (part.phase_BL == now_B[:, None]) & torch.from_numpy(going_B).to(masked_BL.device)[:, None]
         total_B = part.total_BK.gather(1, now_B[:, None]).squeeze(1)
-        view = View(
-            masked_BL & here_BL, filled_BL & here_BL, state.level_BL, state.key_B, step_B, within_B, steps_B, total_B
-        )
+        mask_BL, filled_BL = masked_BL & here_BL, filled_BL & here_BL
+        alike_BL = mask_BL
+        if part.settings.sampler.together:
+            alike = [p.phase_BL >= 0 for p in state.parts if p.settings.sampler == part.settings.sampler]
+            alike_BL = torch.stack(alike).any(0) & (state.canvas.ids_BL == self.vocabulary.mask)
+        view = View(mask_BL, filled_BL, alike_BL, state.level_BL, state.key_B, step_B, within_B, steps_B, total_B)
         asked_BL = view.masked_BL | view.filled_BL if part.rule.rescores else view.masked_BL
         turn = _Turn(part, view, progress_B, asked_BL, now_B, here_BL)
         if part.rule.score is not None:

@@ -41,6 +41,15 @@ class Part:
         """int64 (B,): steps of each row; a limit where the sampler is adaptive."""
         return self.begins_BK[:, -1]
 
+    def among(self, parts: Sequence["Part"]) -> "Part":
+        """The same with the steps of a sampler that goes `together`: those for the tokens of all its parts of a row."""
+        sampler = self.settings.sampler
+        if not sampler.together:
+            return self
+        total_B = sum(p.total_BK.sum(1).cpu().numpy() for p in parts if p.settings.sampler == sampler)
+        steps_B = np.where(self.steps > 0, sampler.length(np.asarray(total_B)), 0)
+        return replace(self, begins_BK=np.stack([np.zeros_like(steps_B), steps_B], 1))
+
     def rows(self, index: np.ndarray) -> "Part":
         """The same of some of the rows."""
         at = torch.from_numpy(index).to(self.phase_BL.device)

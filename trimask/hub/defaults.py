@@ -21,6 +21,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict
 
+import numpy as np
+
 from trimask.core.errors import ArtifactError, UsageError
 from trimask.core.modality import Vocabulary
 from trimask.diffusion import samplers
@@ -118,6 +120,7 @@ def adjusted(base: Settings, overrides: Overrides) -> Settings:
     if unknown:
         raise UsageError(f"{unknown[0]!r} is not a sampling option; there are: {', '.join(known)}")
     given: dict[str, Any] = {k: v for k, v in overrides.items() if v is not None and k != "preset"}
+    given = {k: v.item() if isinstance(v, np.generic) else v for k, v in given.items()}
     for name in COURSES:
         if isinstance(given.get(name), str):
             given[name] = number(name, given[name])
@@ -153,6 +156,13 @@ def _chosen(base: Sampler, wanted: str | Sampler | None) -> Sampler:
     same = type(base) is SAMPLERS[name]
     made = base if same else SAMPLERS[name]()
     stated = dict(_stated(made, f"sampler {name}", part) for part in rest.split(",") if part)
+    if len(rules := [name for name in made.exclusive if name in stated]) > 1:
+        raise UsageError(f"the sampler {name}: {' and '.join(rules)} are two rules; give one")
+    if rules:
+        # The one that is given takes the place of the other.
+        made = replace(made, **{f.name: f.default for f in dataclasses.fields(made) if f.name in made.exclusive})  # pyright: ignore[reportArgumentType]
+    if isinstance(inner := stated.get("inner"), Sampler) and inner.adaptive:
+        stated.setdefault("steps", 0)
     # Of a sampler that has 0 the canvas or the inner sampler decides.
     if not same and getattr(made, "steps", 0) and (steps := getattr(base, "steps", 0)):
         stated = {"steps": steps, **stated}
@@ -194,8 +204,8 @@ def with_steps(sampler: Sampler, steps: int) -> Sampler:
     One that takes as many as the model asks for takes no more than these; in phases, or where a sampler knows no
     steps, that is a `UsageError`.
     """
-    if steps < 1:
-        raise UsageError(f"steps must be at least 1, got {steps}")
+    if not isinstance(steps, int) or steps < 1:
+        raise UsageError(f"steps must be at least 1, a whole number, got {steps!r}")
     if not hasattr(sampler, "steps") or (isinstance(sampler, Phases) and sampler.adaptive):
         raise UsageError(
             f"the sampler {kebab(type(sampler).__name__)} takes as many steps as the model asks for: leave steps out, "

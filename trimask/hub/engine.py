@@ -4,6 +4,7 @@ A row is padded to one of a few lengths that depend on the row alone, all multip
 its result does not depend on what else is in its batch (in fp32 on the CPU).
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -146,6 +147,15 @@ class Runner:
                     f"model was trained on ({parts}); ask for less, or shorten what is given"
                 )
 
+    def check_positions(self, canvas: Canvas) -> None:
+        """Raises `UsageError` for a canvas with a row that is longer than those of the training."""
+        taken = int((canvas.segment_BP >= 0).sum(1).max())
+        if self.context is not None and taken > self.context:
+            raise UsageError(
+                f"a row of the canvas takes {taken} positions, more than the {self.context} of the rows that the model "
+                "was trained on"
+            )
+
     def fill(
         self,
         canvas: Canvas,
@@ -178,6 +188,8 @@ class Runner:
                 batch = max(1, tokens // composer.tokens)
                 part = bounds(self.placed, [shown[i] for i in numbers], composer, plan, draws, seed, batch)
                 found.update(zip(numbers, part, strict=True))
+        if any(math.isnan(bound.nats) for bound in found.values()):
+            raise UsageError("the model returned logits that are not finite; the checkpoint is damaged or diverged")
         return [found[i] for i in range(len(rows))]
 
     def _groups(

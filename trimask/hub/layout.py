@@ -6,13 +6,15 @@ positions start as MASK. Generating, continuing, infilling and editing differ in
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 
-from trimask.core.canvas import Row, Segment, grid_shape
+from trimask.core.canvas import Canvas, Row, Segment, grid_shape
 from trimask.core.errors import ArtifactError, DataError, UsageError
 from trimask.core.item import Audio
 from trimask.core.modality import KINDS, Modality, Vocabulary, task_name
@@ -29,6 +31,8 @@ STRETCHES = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 """Lengths, as shares of what was there, that are tried for a hole of free length inside a sound."""
 LONGEST = 300
 """Seconds of a sound beyond which nothing is tried: rows of a training are shorter by far."""
+WIDEST = 4096
+"""Pixels of a side of a square picture beyond which nothing is tried."""
 ANY = "any"
 """Seconds of a hole whose length the model decides."""
 _PROBE_RATE = 16_000
@@ -121,9 +125,7 @@ class Layout:
         """A part of which nothing is known. `spoken`: characters of the text that a sound speaks."""
         m = self.modality(kind)
         if m.grid == "plane":
-            width, height = size.pixels
-            shape = self.encode(kind, [np.zeros((height, width, 3), np.uint8)])[0].shape
-            return Target(np.zeros(shape, np.int32))
+            return Target(np.zeros(self._grid(kind, size.pixels), np.int32))
         exact = size.length if m.grid == "line" else self.units(kind, size.seconds)
         if exact is not None:
             if not 1 <= exact <= MOST:
@@ -131,6 +133,20 @@ class Layout:
             return Target(self._empty(m, exact))
         least = self._room(kind, spoken) if m.grid == "frames" and spoken else None
         return Target(self._empty(m, 0), self.span(kind, task, least))
+
+    def _grid(self, kind: str, pixels: tuple[int, int]) -> tuple[int, ...]:
+        """Shape of the codes of a picture of so many pixels."""
+        sides = pixels if isinstance(pixels, Sequence) and len(pixels) == 2 else ()
+        if not sides or not all(isinstance(side, Integral) and 1 <= side <= MOST for side in sides):
+            raise UsageError(f"size={pixels!r} must be a width and a height in pixels, as (32, 32)")
+        if sides[0] * sides[1] > WIDEST**2:
+            raise UsageError(
+                f"a picture of {sides[0]} x {sides[1]} pixels is larger than any that a model is trained on"
+            )
+        try:
+            return self.tokenizer(kind).encode([np.zeros((sides[1], sides[0], 3), np.uint8)])[0].shape
+        except ValueError as e:
+            raise UsageError(f"no picture of this size can be made: {str(e).partition(';')[0]}") from None
 
     def span(self, kind: str, task: str, least: int | None = None) -> int:
         """Free span of a target: of its task, its kind, the least bucket that has room, or the largest."""
@@ -230,6 +246,31 @@ def keyed(row: Row, copy: int = 0) -> Row:
         digest.update(np.ascontiguousarray(s.codes, np.int32).tobytes())
         digest.update(np.packbits(np.asarray(s.hidden if s.hidden is not None else False)).tobytes())
     return replace(row, key=f"{digest.hexdigest()}:{copy}")
+
+
+def numbered(rows: Sequence[Row], negative: Sequence[Row] | None = None) -> list[Row]:
+    """Equal requests told apart: the k-th of them gets copy number k. Equal ones have the same negative row too."""
+    seen: Counter[tuple[str, str]] = Counter()
+    out = []
+    for row, other in zip(rows, negative or rows, strict=True):
+        request = row.key, other.key
+        out.append(keyed(row, seen[request]))
+        seen[request] += 1
+    return out
+
+
+def keys_of(canvas: Canvas) -> list[str]:
+    """The name of each row of a canvas: a digest of its tokens and of where they are, and which of equal ones it is."""
+    seen: Counter[str] = Counter()
+    out = []
+    for row in range(canvas.shape[0]):
+        digest = hashlib.blake2b(digest_size=12)
+        held_L = canvas.kind_BL[row] > 0
+        for values_L in (canvas.ids_BL, canvas.kind_BL, canvas.slot_BL, canvas.maskable_BL):
+            digest.update(values_L[row][held_L].cpu().numpy().tobytes())
+        out.append(f"{digest.hexdigest()}:{seen[digest.hexdigest()]}")
+        seen[digest.hexdigest()] += 1
+    return out
 
 
 def task_of(given: Mapping[str, Any], targets: Sequence[str]) -> str:

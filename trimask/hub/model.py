@@ -14,7 +14,6 @@ for in the same call; the k-th equal request of a call gets the k-th sample.
 """
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
@@ -35,7 +34,7 @@ from trimask.hub.bundle import Bundle, find, load_bundle
 from trimask.hub.defaults import Defaults, Overrides
 from trimask.hub.engine import OnStep, Placed, Runner, SettingsOf
 from trimask.hub.holes import MOST
-from trimask.hub.layout import Layout, Size, Target, keyed, task_of
+from trimask.hub.layout import Layout, Size, Target, keyed, keys_of, numbered, task_of
 from trimask.hub.media import AudioLike, ImageLike
 
 FIT_DRAWS = 16
@@ -228,7 +227,7 @@ class Model:
         box: Sequence[int] | None = None,
         mask: ImageLike | None = None,
         interval: Sequence[float] | None = None,
-        missing: Sequence[str] = (),
+        missing: str | Sequence[str] = (),
         size: tuple[int, int] = (32, 32),
         seconds: float | str | None = None,
         seed: int = 0,
@@ -255,6 +254,9 @@ class Model:
             return self._fill_canvas(canvas, seed, on_step, options or {})
         if canvas is not None:
             return self._fill_row(self.layout.prepared(canvas), seed, on_step, options or {})
+        if settings := [name for name in parts if name in Overrides.__annotations__]:
+            raise UsageError(f"{settings[0]} is a setting of sampling: give it as options={{{settings[0]!r}: ...}}")
+        missing = (missing,) if isinstance(missing, str) else missing
         asked = filling.Request(parts, box, mask, interval, missing, Size(size, seconds))
         rows = filling.rows_of(asked, self.layout)
         # Of several lengths, those that the model knows; where it knows none of them, the first error is the answer.
@@ -401,8 +403,8 @@ class Model:
             own = [self._settings(options)(r.task, [KINDS[kind]])[KINDS[kind]] for r in rows]
             if not any(settings.guided for settings in own):
                 raise UsageError(f"guidance of {kind} is 0: it goes away from nothing; pass guidance, for example 2")
-        copies = numbered([r for r in rows for _ in range(n)])
         others = [r for r in negative for _ in range(n)] if negative else None
+        copies = numbered([r for r in rows for _ in range(n)], others)
         made = self.runner.complete(copies, self._settings(options), seed, on_step, others)
         shown = self._show(kind, [m[kind] for m in made])
         groups = [shown[i : i + n] if n > 1 else shown[i] for i in range(0, len(shown), n)]
@@ -430,7 +432,8 @@ class Model:
         made = {m.name for m in self.vocabulary.modalities}
         if canvas.spans:
             made = {KINDS[s.kind] for s in canvas.spans if s.target}
-        return self.runner.fill(canvas, self._settings(options)("any", made), seed, None, on_step).to(home)
+        self.runner.check_positions(canvas)
+        return self.runner.fill(canvas, self._settings(options)("any", made), seed, keys_of(canvas), on_step).to(home)
 
     def _fill_row(self, row: Row, seed: int, on_step: OnStep | None, options: Overrides) -> Row:
         made = self.runner.complete([row], self._settings(options), seed, on_step)[0]
@@ -465,16 +468,6 @@ class Model:
         codes = {k: self.layout.encode(k, [v])[0] for k, v in raws.items()}
         size = len(raws[chosen[0]].encode()) if chosen == ["text"] else None
         return self.layout.scored(codes, chosen, free), size
-
-
-def numbered(rows: Sequence[Row]) -> list[Row]:
-    """Equal rows told apart: the k-th of them gets copy number k."""
-    seen: Counter[str] = Counter()
-    out = []
-    for row in rows:
-        out.append(keyed(row, seen[row.key]))
-        seen[row.key] += 1
-    return out
 
 
 def _written_in(bundle: Bundle) -> tuple[Vocabulary, dict[str, str]]:

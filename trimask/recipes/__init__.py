@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from trimask.train.config import TrainConfig
 
 Recipe = Callable[[], Any]
+LAW = Path(__file__).with_name("law.json")
+"""What `trimask study scaling` found on the built-in world (docs/studies): what `trimask plan` reads unless told."""
 
 
 def names() -> list[str]:

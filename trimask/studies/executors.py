@@ -175,14 +175,17 @@ class _Processes(Handles):
     def stop(self) -> list[tuple[Cell, Outcome]]:
         for process, _ in self.running.values():
             process.terminate()  # a run that is asked to end saves its state first
-        return [self._collect(end) for end in list(self.running)]
+        # One that had not begun to listen ends without a word.
+        return [self._collect(end, silent=None) for end in list(self.running)]
 
-    def _collect(self, end: Connection) -> tuple[Cell, Outcome]:
+    def _collect(
+        self, end: Connection, silent: Outcome = "its process ended without a word (out of memory?)"
+    ) -> tuple[Cell, Outcome]:
         process, cell = self.running.pop(end)
         try:
             outcome: Outcome = end.recv()
         except EOFError:
-            outcome = "its process ended without a word (out of memory?)"
+            outcome = silent
         process.join()
         return cell, outcome
 

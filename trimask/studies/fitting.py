@@ -117,8 +117,8 @@ def _untold(law: Law, theta_P: np.ndarray, table: Table) -> tuple[str, ...]:
     slopes_RP = torch.autograd.functional.jacobian(lambda t: law.log_loss(t, x), torch.from_numpy(theta_P)).numpy()
     _, sizes, directions = np.linalg.svd(slopes_RP, full_matrices=False)
     if sizes[-1] < FLAT * sizes[0]:
-        number = int(np.argmax(np.abs(directions[-1])))
-        out.append(f"the losses hardly depend on parameter {number + 1} of the law, or on it together with others")
+        name = law.names[int(np.argmax(np.abs(directions[-1])))]
+        out.append(f"the losses hardly depend on {name}, or on it together with others")
     together = np.corrcoef(np.log(table.params_R), np.log(table.tokens_R))[0, 1]
     if abs(together) > TOGETHER:
         out.append("tokens follow from the size in these runs: which of the two a loss is due to cannot be told")
@@ -198,7 +198,8 @@ def isoflop(table: Table) -> list[tuple[float, float]]:
     """(C, N): of each budget C = 6 N D the size at the bottom of a parabola of the loss over log N.
 
     Approach 2 of Hoffmann et al. 2022. Budgets are groups of runs within 3 % of each other, of at least four sizes with
-    the bottom among them. Where alpha and beta differ the sizes are off by a constant factor, the exponent is not.
+    the bottom among them; none where less than half of the table is in such groups, for then they are there by chance.
+    Where alpha and beta differ the sizes are off by a constant factor, the exponent is not.
     """
     flops_R, size_R = FLOPS * table.params_R * table.tokens_R, np.log(table.params_R)
     order = np.argsort(flops_R)
@@ -207,10 +208,11 @@ def isoflop(table: Table) -> list[tuple[float, float]]:
         if not groups or flops_R[number] > ALIKE * flops_R[groups[-1][0]]:
             groups.append([])
         groups[-1].append(int(number))
+    designed = [np.array(group) for group in groups if len(np.unique(size_R[group])) >= 4]
+    if 2 * sum(map(len, designed)) < len(table):
+        return []
     out = []
-    for group in map(np.array, groups):
-        if len(np.unique(size_R[group])) < 4:
-            continue
+    for group in designed:
         bend, slope, _ = np.polyfit(size_R[group], table.loss_R[group], 2)
         bottom = -slope / (2 * bend) if bend > 0 else math.inf
         if size_R[group].min() <= bottom <= size_R[group].max():

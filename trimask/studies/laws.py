@@ -7,18 +7,14 @@ depend on the exponents. Published coefficients are those of one parameter and o
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
 import torch
 from torch import Tensor
 
-from trimask.core.errors import DataError, UsageError
+from trimask.core.errors import UsageError
 
 FLOPS = 6.0
 """Operations of a training per parameter and token (Kaplan et al. 2020)."""
@@ -56,87 +52,6 @@ class Table:
         return replace(self, loss_R=loss_R)
 
 
-def read(
-    path: Path,
-    params: str = "params",
-    tokens: str = "tokens",
-    loss: str = "loss",
-    run: str | None = None,
-    shares: Sequence[str] = (),
-    unique: str | None = None,
-    target: str | None = None,
-) -> Table:
-    """A table from a CSV or Parquet file, its columns by name; without `run` every row is a training of its own.
-
-    Raises `DataError` that names the column, and the first row (1 is below the header) where a value is missing or not
-    what it must be.
-    """
-    columns = _columns(path)
-
-    def column(name: str) -> pa.ChunkedArray:
-        if name not in columns:
-            raise DataError(f"{path} has no column {name!r}; there are: {', '.join(columns)}")
-        if (empty := np.flatnonzero(columns[name].is_null().to_numpy())).size:
-            raise DataError(f"{path}: row {empty[0] + 1} has no {name}")
-        return columns[name]
-
-    def numbers(name: str, zero: bool = False) -> np.ndarray:
-        found = column(name)
-        if not (pa.types.is_integer(found.type) or pa.types.is_floating(found.type)):
-            texts = enumerate(found.to_pylist(), 1)
-            row, text = next((n, t) for n, t in texts if not _is_number(t))
-            raise DataError(f"{path}: row {row} has {name}={text}, which is no number")
-        values = found.to_numpy(zero_copy_only=False).astype(np.float64)
-        fine = np.isfinite(values) & ((values >= 0) if zero else (values > 0))
-        if (bad := np.flatnonzero(~fine)).size:
-            row, wanted = bad[0], "0 or more" if zero else "positive"
-            raise DataError(f"{path}: row {row + 1} has {name}={values[row]:g}, which must be {wanted} and finite")
-        return values
-
-    def labels(name: str) -> np.ndarray:
-        found = np.array([str(value) for value in column(name).to_pylist()])
-        if (empty := np.flatnonzero(found == "")).size:
-            raise DataError(f"{path}: row {empty[0] + 1} has no {name}")
-        return found
-
-    if not columns or not len(next(iter(columns.values()))):
-        raise DataError(f"{path} has no rows below its header")
-    params_R, tokens_R, loss_R = numbers(params), numbers(tokens), numbers(loss)
-    label_R = np.arange(len(loss_R)) if run is None else labels(run)
-    shares_RK = np.stack([numbers(name, zero=True) for name in shares], 1) if shares else None
-    if shares_RK is not None and (bad := np.flatnonzero(abs(shares_RK.sum(1) - 1) > 1e-3)).size:
-        raise DataError(f"{path}: the shares of row {bad[0] + 1} sum to {shares_RK[bad[0]].sum():g}, not to 1")
-    unique_R = None if unique is None else numbers(unique)
-    target_R = None if target is None else labels(target)
-    return Table(params_R, tokens_R, loss_R, label_R, shares_RK, unique_R, target_R)
-
-
-def _is_number(text: object) -> bool:
-    try:
-        float(str(text))
-    except ValueError:
-        return False
-    # A date or a truth value is none either.
-    return isinstance(text, str)
-
-
-def _columns(path: Path) -> Mapping[str, pa.ChunkedArray]:
-    readers = {".csv": pyarrow.csv.read_csv, ".parquet": pyarrow.parquet.read_table}
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise UsageError(f"{path}: a table of runs is a .csv or a .parquet file")
-    if not path.is_file():
-        raise UsageError(f"there is no file {path}")
-    try:
-        table = reader(path)
-        names = table.column_names
-    except (pa.ArrowInvalid, UnicodeDecodeError) as e:
-        raise DataError(f"{path} cannot be read: {e}") from None
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise DataError(f"{path} has two columns {twice[0]!r}")
-    return dict(zip(names, table.columns, strict=True))
-
-
 @dataclass(frozen=True)
 class Units:
     """The size and the number of tokens that count as 1."""
@@ -152,6 +67,11 @@ class Units:
 
 class Law(ABC):
     """log L of the rows of a table, from a vector of parameters (P,)."""
+
+    @property
+    @abstractmethod
+    def names(self) -> list[str]:
+        """What each parameter is called where it is published."""
 
     @property
     @abstractmethod
@@ -191,6 +111,10 @@ class PowerLaw(Law):
     units: Units = field(default_factory=Units)
 
     @property
+    def names(self):
+        return ["A", "B", "E", "alpha", "beta"]
+
+    @property
     def bounds(self):
         return [FREE, FREE, FREE, EXPONENT, EXPONENT]
 
@@ -228,6 +152,10 @@ class Coupled(PowerLaw):
     """
 
     @property
+    def names(self):
+        return [*super().names, "k"]
+
+    @property
     def bounds(self):
         return [*super().bounds, (-3.0, 3.0)]
 
@@ -251,6 +179,10 @@ class Repeated(PowerLaw):
     Muennighoff et al. 2023 (arXiv 2305.16264) that is about data; theirs also lets parameters beyond what U tokens
     need count less. U is at most D. One parameter more, log r.
     """
+
+    @property
+    def names(self):
+        return [*super().names, "r"]
 
     @property
     def bounds(self):
@@ -280,6 +212,10 @@ class Shared(PowerLaw):
     """A `PowerLaw` for each target, exponents in common. The vector: alpha, beta, then log A, log B, log E of each."""
 
     targets: tuple[str, ...] = ()
+
+    @property
+    def names(self):
+        return ["alpha", "beta", *(f"{name} {target}" for target in self.targets for name in "ABE")]
 
     @property
     def bounds(self):
@@ -327,6 +263,10 @@ class Mixture(PowerLaw):
     joint: bool = False
     count: int = 100
     """Random starts."""
+
+    @property
+    def names(self):
+        return [*self.values(np.zeros(len(self.bounds)))]
 
     @property
     def bounds(self):

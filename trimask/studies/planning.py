@@ -23,12 +23,15 @@ from trimask.core.units import duration, si
 from trimask.data.manifest import read_manifest
 from trimask.model import accounting
 from trimask.model.accounting import Parameters
+from trimask.model.config import ModelConfig
 from trimask.train import resolve
 from trimask.train.config import TrainConfig
 from trimask.train.device import matmul_rate
 from trimask.train.device import name as name_of
 
 ALL = "all"
+CHOSEN = ("model.depth", "model.width", "budget.tokens", "budget.steps", "budget.minutes", "batch.rows")
+"""Settings that follow from the budget, not the other way about."""
 DEEPEST, RISING = 96, 3
 """Blocks of the largest model that is considered; blocks beyond the best for which the loss must have risen."""
 REPEATS = 4.0
@@ -93,6 +96,10 @@ class Law:
     targets: Mapping[str, Mapping[str, Any]]
     shares: Mapping[str, float]
     """Of each modality in the tokens of its runs."""
+    aspect: int
+    """Width over depth of its models."""
+    codes: Mapping[str, int]
+    """Tokens that each of its modalities has."""
     path: Path
 
     @classmethod
@@ -100,12 +107,21 @@ class Law:
         """Raises `DataError` for a file that is no law of sizes and lengths."""
         content = read_json(path)
         try:
-            law = cls(content["count"], content["targets"], content["shares"], path)
+            law = cls(**{name: content[name] for name in ("count", "targets", "shares", "aspect", "codes")}, path=path)
             for target in law.targets.values():
                 _predicted(target["values"], 1e6, 1e6)
-            law.targets[ALL]["ranges"]["flops"]
-        except (KeyError, TypeError, AttributeError) as e:
+                law.outside(target, 1.0, 1.0)
+                "".join(target["doubts"])
+            best = law.targets[ALL]["values"]
+        except KeyError as e:
             raise DataError(f"{path} is no law of `trimask study scaling`: it lacks {e}") from None
+        except (TypeError, AttributeError, ValueError) as e:
+            raise DataError(f"{path} is no law of `trimask study scaling`: {e}") from None
+        if flat := [name for name in ("A", "B", "alpha", "beta") if not best[name] > 0]:
+            raise DataError(
+                f"{path}: {flat[0]} is {best[flat[0]]:g}, so of this law no size is the best for a budget; fit it to "
+                "more sizes and more lengths"
+            )
         return law
 
     def size(self, counts: Parameters) -> int:
@@ -129,12 +145,34 @@ class Law:
         gain = v["alpha"] * v["A"] * params ** -v["alpha"]
         return (v["beta"] * v["B"] / gain) ** (1 / v["beta"])
 
-    def beyond(self, params: float, tokens: float) -> dict[str, float]:
-        """How many times a plan is larger than the largest training the law was fitted to; those that are not, not."""
-        ranges = self.targets[ALL]["ranges"]
-        asked = {"params": params, "tokens": tokens}
-        ratios = {name: value / ranges[name][1] for name, value in asked.items()}
-        return {name: ratio for name, ratio in ratios.items() if ratio > 1}
+    def beyond(self, params: float, tokens: float) -> list[str]:
+        """By how much a plan lies outside the trainings the law was fitted to, in words."""
+        return self.outside(self.targets[ALL], params, tokens)
+
+    @staticmethod
+    def outside(target: Mapping[str, Any], params: float, tokens: float) -> list[str]:
+        """The same of one target."""
+        out = []
+        for name, value in (("params", params), ("tokens", tokens)):
+            least, most = target["ranges"][name]
+            if value > most:
+                out.append(f"{value / most:.3g} times the {name} of the largest")
+            elif value < least:
+                out.append(f"{value / least:.3g} times the {name} of the smallest")
+        return out
+
+    def unlike(self, model: ModelConfig) -> list[str]:
+        """In what the models of its runs differ from this one, other than in size."""
+        here = {m.name: m.codes for m in model.vocabulary.modalities}
+        names = sorted({*here} | {*self.codes})
+        out = [
+            f"{self.codes.get(name, 0)} tokens of {name} ({here.get(name, 0)} here)"
+            for name in names
+            if self.codes.get(name) != here.get(name)
+        ]
+        if self.aspect != model.aspect:
+            out.append(f"a width of {self.aspect} a block ({model.aspect} here)")
+        return out
 
 
 def _predicted(values: Mapping[str, float], params: float, tokens: float) -> float:
@@ -179,6 +217,8 @@ def plan(asked: Asked) -> Plan:
         raise UsageError("a budget is a number of operations or of hours, not both")
     if asked.flops is None and asked.hours is None and asked.params is None:
         raise UsageError("say what there is: --flops, --hours (with --gpus), or the size of the model with --params")
+    if taken := [one for one in asked.settings if one.partition("=")[0] in CHOSEN]:
+        raise UsageError(f"{taken[0]}: a plan chooses {', '.join(CHOSEN)}; a size is asked for by --params")
     if asked.hours is not None and asked.device is None:
         raise UsageError("hours need a device that they are spent on")
     ranked = sorted(_candidates(asked), key=lambda one: asked.law.loss(asked.law.size(one.counts), one.tokens))
@@ -325,10 +365,18 @@ def describe(asked: Asked, made: Plan) -> list[str]:
     lines.append(f"mixture      {mixture} (shares of positions, of the recipe)")
     lines += [f"epochs       {name} {count:.3g}" for name, count in epochs.items()]
     lines += ["", *resolve.describe(resolve.resolve(made.config)), "", f"run          {made.command}"]
-    beyond = law.beyond(size, made.tokens)
-    if beyond:
-        told = " and ".join(f"{ratio:.3g} times the {name}" for name, ratio in beyond.items())
-        lines.append(f"caution      extrapolated: {told} of the largest training that the law was fitted to")
+    if beyond := law.beyond(size, made.tokens):
+        lines.append(f"caution      extrapolated: {' and '.join(beyond)} training that the law was fitted to")
+    lines += [f"caution      the law of {name}: {doubt}" for name, of in law.targets.items() for doubt in of["doubts"]]
+    if model.depth == DEEPEST and asked.params is None:
+        lines.append(f"caution      {DEEPEST} blocks are the most that are looked at; a larger model may be better")
+    if asked.devices > 1:
+        lines.append(
+            "caution      time and memory are those of a training whose state all devices share, as fast on "
+            f"{asked.devices} as so many times one; `trimask train` runs on one device"
+        )
+    if different := law.unlike(model):
+        lines.append(f"caution      the law is of other models: {', '.join(different)}")
     if many := {name: count for name, count in epochs.items() if count > REPEATS}:
         lines.append(
             f"caution      {', '.join(many)}: more than {REPEATS:g} epochs, where repeated tokens are worth less than "

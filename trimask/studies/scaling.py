@@ -25,6 +25,8 @@ from trimask.train.config import TrainConfig
 ALL = "all"
 """The loss over the tokens of all modalities."""
 LAW = "law"
+FEWEST = 3
+"""Sizes that a law is fitted to before it predicts another."""
 
 
 @chz.chz
@@ -52,8 +54,8 @@ class Scaling(Study):
     def _check(self):
         if len({*self.depths}) < 4 or len({*self.horizons}) < 3 or self.seeds < 2:
             raise UsageError("study: at least four depths, three horizons and two seeds are needed")
-        if not 0 <= self.held_out <= len(self.depths) - 3:
-            raise UsageError("study.held_out must leave three sizes to fit on")
+        if not 0 <= self.held_out <= len(self.depths) - FEWEST:
+            raise UsageError(f"study.held_out must leave {FEWEST} sizes to fit on")
         if not (self.most > 0 and self.beyond > 0):
             raise UsageError(f"study: most={self.most} and beyond={self.beyond} must be positive")
 
@@ -95,8 +97,15 @@ class Scaling(Study):
             )
             out.plots["losses"] = _curves(fine, self.count)
         out.tables.append(_runs(fine))
-        if len({row.cell.depth for row in fine}) < len({*self.depths}):
-            return out
+        sizes = {row.cell.depth for row in fine}
+        if lacking := sorted({*self.depths} - sizes):
+            fits_anyway = self.partial and len(sizes) - self.held_out >= FEWEST
+            out.findings.append(
+                f"No run of {' and '.join(map(str, lacking))} blocks: "
+                + ("the law is of the other sizes." if fits_anyway else "no law is fitted.")
+            )
+            if not fits_anyway:
+                return out
         laws = {}
         for target in (ALL, *sorted({name for row in fine for name in row.values})):
             table = of_rows(fine, target, self.count)
@@ -106,13 +115,19 @@ class Scaling(Study):
             out.tables += [(f"{target}: {caption}", head, lines) for caption, head, lines in part.tables]
             out.plots |= {f"{target}-{name}": figure for name, figure in part.plots.items()}
             ranges = {name: [float(x.min()), float(x.max())] for name, x in _axes(table).items()}
-            laws[target] = {"values": told.fit.values, "drawn": told.drawn, "ranges": ranges, "runs": len(table)}
+            laws[target] = {
+                "values": told.fit.values,
+                "drawn": [{name: float(f"{value:.6g}") for name, value in one.items()} for one in told.drawn],
+                "ranges": ranges,
+                "runs": len(table),
+                "doubts": told.fit.cautions,
+            }
         out.data[LAW] = {
             "law": "power",
             "count": self.count,
             "shares": _shares(fine),
-            "width_over_depth": base.model.aspect,
-            "tokenizers": {m.name: m.codes for m in base.model.vocabulary.modalities},
+            "aspect": base.model.aspect,
+            "codes": {m.name: m.codes for m in base.model.vocabulary.modalities},
             "targets": laws,
         }
         return out

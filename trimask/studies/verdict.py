@@ -11,6 +11,7 @@ from trimask.studies import plots
 from trimask.studies.base import Report
 from trimask.studies.fitting import DELTA, Fit, best_shares, bootstrap, fit, intervals, isoflop, twin
 from trimask.studies.laws import FLOPS, Coupled, Mixture, Optimum, PowerLaw, Repeated, Shared, Table, Units
+from trimask.studies.report import Frame
 
 LAWS = ("power", "coupled", "repeated", "shared", "additive", "joint")
 
@@ -59,11 +60,33 @@ class Judged:
     report: Report
 
 
+def frame(asked: Asked, columns: str, command: str) -> Frame:
+    """What stands around the report of a law of anyone's runs. `columns`: which are N, D and L."""
+    start = "the 4,500 starts of Hoffmann et al. (2022)" if asked.grid else "starts of the law's own"
+    return Frame(
+        "How does the final loss fall with the size of a model and with its tokens?",
+        (
+            f"Law: {asked.law}. Columns: {columns}.",
+            f"Descents on the Huber loss of errors of log L (delta {asked.delta:g}) from {start}; intervals from "
+            f"{asked.draws} fits to trainings drawn with replacement.",
+        ),
+        (
+            "A loss counts as that of a finished training: one of a checkpoint, or of settings that do not fit a size, "
+            "bends the law.",
+            "Another count of parameters (with or without embeddings) is another law.",
+            "Intervals are of the runs at hand; beyond their sizes and lengths they hold only if the law does.",
+        ),
+        command,
+    )
+
+
 def judged(table: Table, asked: Asked) -> Judged:
     """Fit what was asked for, and say what came of it. Raises `UsageError` where the table is too small for that."""
     if not 0 <= asked.drop_highest < len(table):
         raise UsageError(f"{asked.drop_highest} of {len(table)} losses cannot be left out")
-    table = table.rows(np.sort(np.argsort(table.loss_R, kind="stable")[: len(table) - asked.drop_highest]))
+    order_R = np.argsort(table.loss_R, kind="stable")
+    dropped_R = table.loss_R[order_R[len(table) - asked.drop_highest :]]
+    table = table.rows(np.sort(order_R[: len(table) - asked.drop_highest]))
     sizes = np.unique(table.params_R)
     if not 0 <= asked.held_out < len(sizes):
         raise UsageError(f"{asked.held_out} of {len(sizes)} sizes cannot be held out")
@@ -77,6 +100,8 @@ def judged(table: Table, asked: Asked) -> Judged:
         return fit(law, known, law.grid() if asked.grid else None, asked.delta, jobs=asked.jobs)
 
     out = Report(f"Scaling law: {asked.law}")
+    if len(dropped_R):
+        out.findings.append(f"Left out: the {len(dropped_R)} highest losses, from {dropped_R[0]:.6g} up.")
     unseen = None
     if asked.held_out:
         seen_R = table.params_R < sizes[len(sizes) - asked.held_out]

@@ -32,6 +32,8 @@ class View:
     """bool: masked tokens, which may be revealed."""
     filled_BL: Bool[Tensor, "B L"]
     """bool: tokens that were masked at the start and are not now."""
+    alike_BL: Bool[Tensor, "B L"]
+    """bool: `masked_BL`, and of a sampler that goes `together` masked tokens of other modalities that it fills too."""
     level_BL: Int[Tensor, "B L"]
     """int64: codebook level, or place within a patch of a picture."""
     key_B: Int[Tensor, " B"]
@@ -83,6 +85,10 @@ class Sampler(ABC):
     """Whether filled tokens are scored again at every step."""
     remasks: ClassVar[bool] = False
     """Whether a row may go on when nothing in it is masked."""
+    together: ClassVar[bool] = False
+    """Whether the tokens of all modalities that it fills in a row have one order, not one for each modality."""
+    exclusive: ClassVar[tuple[str, ...]] = ()
+    """Settings of which one can be given."""
     idles: ClassVar[bool] = False
     """Whether it may take more steps than there are tokens: at some of them nothing is revealed."""
 
@@ -93,12 +99,15 @@ class Sampler(ABC):
 
     @property
     def adaptive(self) -> bool:
-        """Whether the number of steps depends on what the model says; `length` is then only a limit."""
+        """Whether the number of steps depends on what is drawn; `length` is then only a limit."""
         return False
 
     @abstractmethod
     def length(self, total: np.ndarray) -> np.ndarray:
-        """int64: steps for so many tokens, element by element, 0 for none. At the last all is revealed."""
+        """int64: steps for so many tokens, element by element, 0 for none. At the last all is revealed.
+
+        Of a sampler that goes `together` the tokens are those of all its modalities.
+        """
 
     @abstractmethod
     def move(self, view: View) -> Move:

@@ -32,6 +32,11 @@ class Phases(Sampler):
             raise UsageError(f"{type(self).__name__}: the inner sampler has phases of its own; choose a plain one")
         if isinstance(self.inner, Adaptive) and self.inner.steps:
             raise UsageError(f"{type(self).__name__}: the inner sampler cannot be limited to steps={self.inner.steps}")
+        if self.adaptive and self.steps:
+            raise UsageError(
+                f"{type(self).__name__}: steps={self.steps} cannot be shared out, as {type(self.inner).__name__} takes "
+                "as many as what is drawn asks for: leave steps out"
+            )
 
     @abstractmethod
     def phase(self, unit_BL: np.ndarray, level_BL: np.ndarray, count_B1: np.ndarray) -> np.ndarray:
@@ -42,7 +47,7 @@ class Phases(Sampler):
 
     def lengths(self, total_BK: np.ndarray) -> np.ndarray:
         """int64 (B, K): steps of each phase of so many tokens."""
-        if self.steps and not self.adaptive:
+        if self.steps:
             phases_B1 = np.maximum((total_BK > 0).sum(1, keepdims=True), 1)
             share_B1 = np.maximum(self.steps // phases_B1, 1)
             return np.where(total_BK > 0, share_B1, 0) if self.inner.idles else np.minimum(share_B1, total_BK)
@@ -78,7 +83,7 @@ class Blockwise(Phases):
 
     def phase(self, unit_BL: np.ndarray, level_BL: np.ndarray, count_B1: np.ndarray) -> np.ndarray:
         block_B1 = np.full_like(count_B1, self.block)
-        if self.steps and not self.adaptive:
+        if self.steps:
             block_B1 = np.maximum(block_B1, -(-count_B1 // self.steps))
         return np.maximum(unit_BL, 0) // block_B1
 

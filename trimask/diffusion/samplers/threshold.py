@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -18,6 +19,8 @@ class Threshold(Adaptive):
     With `factor` f > 0 instead: the n surest, n the largest with (n + 1) (1 - p_n) < f, where p_n is the probability of
     the n-th. The more tokens, the surer each must be.
     """
+
+    exclusive: ClassVar[tuple[str, ...]] = ("probability", "factor")
 
     probability: float = PROBABILITY
     factor: float = 0.0
