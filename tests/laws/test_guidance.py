@@ -139,6 +139,18 @@ def test_through_the_engine_only_rows_that_are_asked_for_and_guided_have_a_null_
     assert known.seen == [5]
 
 
+def test_a_row_without_a_condition_has_no_null_row():
+    known, given, filled = Known(), laid(1), []
+    bare = Row((Segment("text", np.array([0, 0]), target=True, hidden=True), *given.segments[1:]))
+    canvas = Composer(VOCABULARY, 12, 16).compose([[given], [bare], [given]])
+    for w in (0.0, 1.5):
+        every = {name: Settings(RandomOrder(steps=1), guidance=w) for name in ("text", "image", "audio")}
+        filled.append(sample(Engine(known, VOCABULARY), canvas, every, seed=3).ids_BL)
+    assert known.seen == [3, 5]
+    plain, pushed = filled
+    assert torch.equal(plain[1], pushed[1]) and not torch.equal(plain, pushed)
+
+
 def test_guidance_follows_its_course():
     known, canvas = Known(), captions(2)
     image = Settings(RandomOrder(steps=2), guidance=Course(2.0, 2.0, 0.0, 0.5, outside=0.0))

@@ -169,7 +169,7 @@ def test_every_preset_is_a_recipe_of_its_family(name: str):
     assert name in recipes.names() and config.base is not None and set(PRESETS) == {*WIDTHS}
 
 
-@pytest.mark.parametrize("name", ["nano", "demo", "study", "tri"])
+@pytest.mark.parametrize("name", ["nano", "demo", "study", "trimask.recipes.study:public", "tri"])
 def test_recipes_that_ship_need_nothing_to_be_looked_at(name: str, tmp_path, monkeypatch):
     """Wherever one stands: tokenizers are those of the package until others are named."""
     monkeypatch.chdir(tmp_path)

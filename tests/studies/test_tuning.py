@@ -22,7 +22,7 @@ from trimask.evaluation.judges import Judge
 from trimask.evaluation.sets import EvaluationSet
 from trimask.evaluation.table import Result
 from trimask.evaluation.writing import UNDER_KNESER_NEY, Cloze, Writing
-from trimask.hub.defaults import BALANCED, settings_json
+from trimask.hub.defaults import BALANCED, Defaults, settings_json
 from trimask.hub.model import Model
 from trimask.studies import tuning
 from trimask.studies.conduct import held
@@ -45,7 +45,7 @@ from trimask.studies.presets import (
 from trimask.studies.space import space
 from trimask.studies.tuning import AIMS, TuneConfig, canonical, counted, tunable, tune
 
-SMALL = TuneConfig(trials=4, items=2, finalists=3, final=3, fixed=0.2)
+SMALL = TuneConfig(trials=4, items=2, sifted=3, finalists=3, final=3, fixed=0.2)
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +121,20 @@ def test_fast_is_not_what_balanced_beats():
     cached = replace(trial(0.79, 64), cost=10.0)
     named = presets([trial(0.8, 64), cached, trial(0.6, 16)], fewer=4, loss=0.02)
     assert named[FAST] is named[BALANCED] is cached
+
+
+def test_no_set_of_a_task_pays_for_the_others():
+    """0.02 may be lost, and the difference of two sets is known to 0.02."""
+    best = replace(trial(0.81, 64), sets={"scenes": 0.72, "digits": 0.9})
+    for scenes, expected in ((0.69, 8), (0.67, 16)):
+        quick = replace(trial(0.8, 8), sets={"scenes": scenes, "digits": 1.6 - scenes})
+        even = replace(trial(0.8, 16), sets={"scenes": 0.71, "digits": 0.89})
+        named = presets([best, quick, even], fewer=4, loss=0.02)
+        assert tuple(named[n].cost for n in (FAST, BALANCED, BEST)) == (expected, expected, 64)
+    told = defaults_of(Defaults(), [[replace(t, stage=MEASURED) for t in (best, even)]], 4, 0.02).measured
+    assert told["text>image"]["best"]["sets"] == {"scenes": 0.72, "digits": 0.9}
+    again = report_of([[replace(t, stage=MEASURED) for t in (best, even)]], 4, 0.02).tables[0]
+    assert again[1][4:6] == ["scenes", "digits"] and again[2][0][4:6] == ["0.710", "0.890"]
 
 
 def test_what_does_not_hold_when_it_is_confirmed_is_not_the_default():
@@ -296,8 +310,9 @@ def test_settings_that_act_alike_are_tried_once():
 def test_what_does_not_fit_is_refused(model, scenes, tmp_path: Path):
     with pytest.raises(UsageError, match="no task of only=text>speech can be tuned for"):
         tunable([SceneDrawing(scenes)], chz.replace(SMALL, only=("text>speech",)))
-    with pytest.raises(UsageError, match="at least three trials"):
-        TuneConfig(trials=2)
+    for few in ({"trials": 2}, {"finalists": 2}, {"finalists": 6, "sifted": 5}, {"final": -1}):
+        with pytest.raises(UsageError, match="needs three trials and three finalists, as many sifted"):
+            TuneConfig(**few)
     with pytest.raises(UsageError, match=r"loss=-0\.1, fewer=4"):
         TuneConfig(loss=-0.1)
     with pytest.raises(UsageError, match="fixed=2 is a share"):

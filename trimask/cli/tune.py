@@ -44,8 +44,8 @@ def tune(
 
     What can be tuned for: pictures that a checker or a judge grades, their captions, speech that a
     recognizer or a judge hears, transcripts, and texts. Of several sets the mean counts. Settings:
-    trials, items (for a trial), finalists, final (items that these are measured on), seed, fewer,
-    loss, varied, only (names of tasks).
+    trials, items (for a trial), sifted (tried again on four times the items), finalists, final
+    (items that these are measured on), seed, fewer, loss, varied, only (names of tasks).
 
     \b
     trimask tune nano --world --no-write -o tuned/nano

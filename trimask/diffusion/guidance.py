@@ -23,6 +23,11 @@ def null_condition(canvas: Canvas, vocabulary: Vocabulary) -> Canvas:
     return canvas.with_ids(canvas.ids_BL.masked_fill(given_BL, vocabulary.mask))
 
 
+def conditioned(canvas: Canvas, vocabulary: Vocabulary) -> np.ndarray:
+    """bool (B,): rows that their null condition differs from."""
+    return (null_condition(canvas, vocabulary).ids_BL != canvas.ids_BL).any(1).cpu().numpy()
+
+
 @dataclass(frozen=True)
 class Against:
     """Another condition with the same targets, which guidance pushes away from: a negative prompt."""

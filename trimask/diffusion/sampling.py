@@ -22,7 +22,7 @@ from trimask.core.rng import generator, row_key, uniforms
 from trimask.diffusion.caching import Bound, Cache, Recall, remembering, targets
 from trimask.diffusion.denoiser import Denoiser
 from trimask.diffusion.drawing import draw
-from trimask.diffusion.guidance import against, guided
+from trimask.diffusion.guidance import against, conditioned, guided
 from trimask.diffusion.objective import columns
 from trimask.diffusion.samplers import Blockwise, Move, View
 from trimask.diffusion.samplers.base import DRAWN
@@ -221,6 +221,10 @@ class Engine:
         if asked:
             scale, queried = [turn.guidance for turn, _ in asked], [query for _, query in asked]
             model, weaker = self.denoiser, self.weaker
+            if weaker is None and state.negative is None and any(w_B.any() for w_B in scale):
+                # Without a condition there is nothing to go away from.
+                given_B = conditioned(canvas, self.vocabulary)
+                scale = [np.where(given_B, w_B, 0.0) for w_B in scale]
             if recall is not None:
                 guided_B = np.any([w_B != 0 for w_B in scale], axis=0)
                 model, weaker, recall = self._remembering(state, recall, turns, guided_B)

@@ -82,12 +82,18 @@ like coordinates. A caption of a digit has four tokens, of which one tells what 
 
 
 def stream(
-    folder: Path, names: Mapping[str, float], tasks: Mapping[str, float] = TASK_WEIGHTS, seed: int = 0
+    folder: Path,
+    names: Mapping[str, float],
+    tasks: Mapping[str, float] = TASK_WEIGHTS,
+    seed: int = 0,
+    only: Mapping[str, tuple[str, ...]] = TASKS,
 ) -> StreamConfig:
-    """A mixture of the prepared sets below `folder` in the given shares, their tasks drawn by weight."""
+    """A mixture of the prepared sets below `folder` in the given shares, their tasks drawn by weight.
+
+    Sets in `only` are trained on these tasks alone.
+    """
     sources = tuple(
-        SourceConfig(path=str(folder / name), weight=weight, tasks=TASKS.get(name, ()))
-        for name, weight in names.items()
+        SourceConfig(path=str(folder / name), weight=weight, tasks=only.get(name, ())) for name, weight in names.items()
     )
     return StreamConfig(sources=sources, tasks=tasks, rows=ROWS, slots=SLOTS, tokens=TOKENS, seed=seed)
 
@@ -101,12 +107,13 @@ def run(
     tasks: Mapping[str, float] = TASK_WEIGHTS,
     samples: bool = True,
     family: Family = LAB,
+    only: Mapping[str, tuple[str, ...]] = TASKS,
 ) -> "chz.Blueprint[TrainConfig]":
     """A run on the sets of `recipes.sets` named in `weights`, with a family's settings and rows like nano's."""
     folders = tuple(str(tokenizers / part) for part in ("text", "image", "audio"))
     # The headline is the bound under clean conditions; training mixes them.
     clean = Conditions(clean=1.0, joint=0.0, null=0.0, unnamed=0.0)
-    held_out = chz.replace(stream(sets / "validation", weights, tasks, seed=1), conditions=clean)
+    held_out = chz.replace(stream(sets / "validation", weights, tasks, 1, only), conditions=clean)
     validation = Validation(data=held_out, batches=6, every=1000)
     rows: dict[str, Any] = {}
     for modality, settings in ROW_SETTINGS.items():
@@ -120,7 +127,7 @@ def run(
             **rows,
             **family.settings(),
             "model.rope_base": ROPE_BASE,
-            **spread("data", stream(sets / "train", weights, tasks)),
+            **spread("data", stream(sets / "train", weights, tasks, only=only)),
             **spread("validation", validation),
             **spread("budget", budget),
             **(spread("hooks.0", Samples(every=1000)) if samples else {}),

@@ -3,7 +3,8 @@
     python -m trimask.recipes.sets --world --tokenizers TOKENIZERS --out sets
     trimask study transfer
 
-The sets are read from `sets/`; `data.sources` and `validation.data.sources` name others.
+The sets are read from `sets/`; `data.sources` and `validation.data.sources` name others. `public` wants those that
+`--data DATA` makes instead of `--world`.
 """
 
 from collections.abc import Mapping
@@ -19,6 +20,16 @@ if TYPE_CHECKING:
     from trimask.train.config import TrainConfig
 
 WEIGHTS: Mapping[str, float] = {"scenes": 0.50, "speech": 0.45, "world-text": 0.05}
+PUBLIC: Mapping[str, tuple[float, str]] = {
+    "sentences": (0.35, "text"),
+    "stories": (0.05, "text"),
+    "fashion": (0.20, "image"),
+    "digits": (0.15, "image"),
+    "orders": (0.15, "speech"),
+    "spoken-digits": (0.07, "speech"),
+    "spoken-words": (0.03, "speech"),
+}
+"""Shares of public sets, and the part of their items that is learned."""
 ROWS: Mapping[str, int] = {"rows": 8, "slots": 128, "tokens": 384}
 DEPTH = 2
 """Where the multipliers were searched. The family counts blocks from more; here `model.base_depth=6` says so."""
@@ -28,7 +39,17 @@ HELD_OUT = 64
 
 def study() -> "chz.Blueprint[TrainConfig]":
     """A thousand steps of 8 rows of 128 positions, width 64, 2 blocks."""
-    base = nano.run("runs/study", WEIGHTS, Budget(steps=1000), samples=False)
+    return _small(WEIGHTS, nano.TASKS)
+
+
+def public() -> "chz.Blueprint[TrainConfig]":
+    """The same on public sets, every kind by itself: no caption is there to be understood all at once."""
+    shares = {name: share for name, (share, _) in PUBLIC.items()}
+    return _small(shares, {name: (task,) for name, (_, task) in PUBLIC.items()})
+
+
+def _small(weights: Mapping[str, float], only: Mapping[str, tuple[str, ...]]) -> "chz.Blueprint[TrainConfig]":
+    base = nano.run("runs/study", weights, Budget(steps=1000), samples=False, only=only)
     return base.apply(
         {
             **{f"{stream}.{name}": value for stream in ("data", "validation.data") for name, value in ROWS.items()},

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,9 @@ Options = Mapping[str, Any]
 """Options of sampling as the command line takes them, relative to the model's own."""
 
 
-SEARCHED, MEASURED, CONFIRMED = "searched", "measured", "confirmed"
-"""Stages of a trial: of many settings on few items; of a few on more and with other seeds, which choose; and of the
-chosen ones with yet other seeds: a figure that was chosen for being high is too high."""
+SEARCHED, SIFTED, MEASURED, CONFIRMED = "searched", "sifted", "measured", "confirmed"
+"""Stages of a trial: of many settings on few items; of some on more and with other seeds, of a few on more still, which
+choose; and of the chosen ones with yet other seeds: a figure that was chosen for being high is too high."""
 FAR = 5
 """What asks the model less often is given up where it loses more than this many times what may be lost."""
 
@@ -49,6 +49,8 @@ class Trial:
     """Most tokens that had to be filled for an item."""
     variety: float | None = None
     """Of samples, over that of real items; None where there is but one right answer."""
+    sets: Mapping[str, float] = field(default_factory=dict)
+    """What the quality is the mean of."""
 
     @property
     def key(self) -> str:
@@ -117,21 +119,29 @@ def presets(finals: Sequence[Trial], fewer: float, loss: float) -> dict[str, Tri
     """best: of the highest quality; of those that noise cannot tell from it one that has a quick partner, where it has
     none and is no such partner itself.
 
-    balanced: the cheapest that loses at most so much against it. fast: the cheapest such partner, one that asks the
-    model so many times less; where there is none, the best of those that ask so rarely and lose at most `FAR` times as
-    much, and where there is none either, or balanced is cheaper and better, balanced.
+    balanced: the cheapest that loses at most so much against it, and of no set for certain more. fast: the cheapest
+    such partner, one that asks the model so many times less; where there is none, the best of those that ask so rarely
+    and lose at most `FAR` times as much, and where there is none either, or balanced is cheaper and better, balanced.
     """
     ranked = sorted(finals, key=lambda t: (-t.quality, t.cost))
     alike = [t for t in ranked if ranked[0].quality - t.quality <= float(np.hypot(ranked[0].error, t.error))]
 
+    def near(of: Trial, most: float) -> list[Trial]:
+        # The errors of the sets of a task are about alike.
+        return [
+            t for t in finals
+            if t.quality >= of.quality - most
+            and all(of.sets[s] - t.sets[s] <= most + np.hypot(of.error, t.error) * len(of.sets) ** 0.5 for s in of.sets)
+        ]  # fmt: skip
+
     def partners(of: Trial, most: float) -> list[Trial]:
-        return [t for t in finals if t.passes * fewer <= of.passes and t.quality >= of.quality - most]
+        return [t for t in near(of, most) if t.passes * fewer <= of.passes]
 
     dear = [t for t in alike if ranked[0].passes * fewer <= t.passes]
     best = next((t for t in alike if partners(t, loss) and t not in dear), ranked[0])
-    balanced = min((t for t in finals if t.quality >= best.quality - loss), key=by_cost)
-    if near := partners(best, loss):
-        fast = min(near, key=by_cost)
+    balanced = min(near(best, loss), key=by_cost)
+    if quick := partners(best, loss):
+        fast = min(quick, key=by_cost)
     else:
         fast = max(partners(best, FAR * loss), key=lambda t: t.quality, default=balanced)
     if balanced.cost <= fast.cost and balanced.quality >= fast.quality:
@@ -168,6 +178,8 @@ def defaults_of(before: Defaults, tasks: Sequence[Sequence[Trial]], fewer: float
             table = settings if name == BALANCED else named.setdefault(name, {})
             table[task] = settings_of(trial.settings, f"trial {said(trial.options)}")
             figures[name] = {k: round(getattr(trial, k), 4) for k in FIGURES if getattr(trial, k) is not None}
+            if len(trial.sets) > 1:
+                figures[name]["sets"] = {key: round(value, 4) for key, value in trial.sets.items()}
         measured[task] = figures
     return replace(before, settings=settings, presets=named, measured=measured)
 
@@ -186,13 +198,25 @@ def report_of(tasks: Sequence[Sequence[Trial]], fewer: float, loss: float) -> Re
         )
         named = {name: next(t for t in finals if t.settings == one.settings) for name, one in confirmed.items()}
         out.plots[task.replace(">", "-to-")] = _plot(task, trials, named)
-        columns = ["setting", "preset", "quality", "confirmed", "variety", "passes", "in whole passes", "seconds"]
+        sets = list(best.sets) if len(best.sets) > 1 else []
+        columns = [
+            "setting",
+            "preset",
+            "quality",
+            "confirmed",
+            *sets,
+            "variety",
+            "passes",
+            "in whole passes",
+            "seconds",
+        ]
         again = [t for t in trials if t.stage == CONFIRMED]
         lines = []
         for t in finals:
             names = [name for name, one in named.items() if one is t]
             told = [said(t.options), " ".join(names), f"{t.quality:.3f} +- {t.error:.3f}"]
             told.append(" ".join(f"{c.quality:.3f} +- {c.error:.3f}" for c in again if c.settings == t.settings))
+            told += [f"{t.sets[name]:.3f}" for name in sets]
             told.append("" if t.variety is None else f"{t.variety:.2f}")
             lines.append([*told, f"{t.passes:.1f}", f"{t.cost:.1f}", f"{t.seconds:.2f}"])
         out.tables.append((f"{task}: {finals[0].metric}, {finals[0].items} items", columns, lines))
@@ -204,8 +228,8 @@ def _plot(task: str, trials: Sequence[Trial], chosen: Mapping[str, Trial]) -> Fi
     plot.set_title(task)
     plot.set_xscale("log", base=2)
     plot.xaxis.set_major_formatter("{x:g}")
-    searched, finals = ([t for t in trials if t.stage == stage] for stage in (SEARCHED, MEASURED))
-    plot.plot([t.cost for t in searched], [t.quality for t in searched], ".", color="0.75", label="tried")
+    tried, finals = ([t for t in trials if t.stage in stages] for stages in ((SEARCHED, SIFTED), (MEASURED,)))
+    plot.plot([t.cost for t in tried], [t.quality for t in tried], ".", color="0.75", label="tried")
     edge = frontier(finals)
     plot.plot([t.cost for t in edge], [t.quality for t in edge], "-", color="tab:blue", alpha=0.5)
     bars = [t.error for t in finals]

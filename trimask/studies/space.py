@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-_TEMPERATURES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, "1:0.3")
+_TEMPERATURES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, "1:0.3", "0.4:1")
 _SHARED: Mapping[str, tuple[Any, ...]] = {
     "steps": (4, 6, 8, 12, 14, 16, 20, 24, 32, 48, 64, 96, 128),
     "temperature": _TEMPERATURES,
@@ -47,26 +47,25 @@ ORDERED = ("steps", "temperature", "top_p")
 FIRST: Mapping[str, tuple[Any, ...]] = {"steps": (64, 16, 4), "guidance": (0.0, 0.5, 2.0), "temperature": (0.3, 0.7)}
 """What is tried of an option by itself."""
 _FREE = {"guidance": 0.5, "temperature": 1.0}
-_EVEN = {"guidance": 0.7, "temperature": 0.7, "top_p": 0.95}
+_EVEN = {"guidance": 0.7, "temperature": 0.5, "top_p": 0.95}
+_FEW, _MANY = {"steps": 16, **_EVEN}, {"steps": 64, **_EVEN}
 TOGETHER: tuple[Mapping[str, Any], ...] = (
+    {"sampler": "entropy-bounded:gumbel=4,bound=0.05", **_FEW},
+    {"sampler": "entropy-bounded:gumbel=4,bound=0.05", **_FEW, "temperature": "0.4:1"},
+    {"sampler": "entropy-bounded:gumbel=4,bound=0.05", **_FEW, "guidance": "0.7@0-0.6"},
+    {"sampler": "confidence:by=entropy,gumbel=4", **_MANY},
+    {"sampler": "confidence:by=entropy,gumbel=4", **_MANY, "temperature": "0.4:1"},
+    {"sampler": "entropy-bounded:gumbel=4,bound=0.1", **_EVEN, "steps": 14, "temperature": 0.7},
+    {"sampler": "entropy-bounded:gumbel=4,bound=0.25", **_FEW},
+    {"sampler": "random-order", **_MANY},
     {"sampler": "confidence:gumbel=4", "steps": 64, **_FREE, "temperature": 0.7},
-    {"sampler": "confidence:by=entropy", "steps": 64, **_FREE},
-    {"sampler": "confidence:by=entropy,gumbel=1", "steps": 16, **_FREE},
-    {"sampler": "confidence:by=entropy,gumbel=2", "steps": 16, "guidance": 0.7, "temperature": 0.2},
-    {"sampler": "confidence:by=entropy,gumbel=1", "steps": 24, "guidance": "2@0-0.3", "temperature": 0.3},
     {"sampler": "confidence:by=entropy,gumbel=2", "steps": 64, "guidance": 0.7, "temperature": 0.2},
-    {"sampler": "confidence:by=entropy,gumbel=2", "steps": 20, "guidance": "0.7@0-0.6", "temperature": 0.2},
-    {"sampler": "threshold:factor=0.35", **_FREE},
-    {"sampler": "entropy-bounded:gumbel=0,bound=0.1", **_FREE},
+    {"sampler": "confidence:by=entropy,gumbel=2", "steps": 16, "guidance": 0.7, "temperature": 0.2},
     {"sampler": "entropy-bounded:gumbel=2,bound=0.25", "guidance": 0.7, "temperature": 0.3},
-    {"sampler": "entropy-bounded:gumbel=2,bound=0.5", "guidance": 0.7, "temperature": 0.2},
     {"sampler": "entropy-bounded:gumbel=4,bound=0.5", "guidance": 0.7, "temperature": 0.2},
-    {"sampler": "entropy-bounded:gumbel=4,bound=0.25", "steps": 16, "guidance": 1.2, "temperature": 0.5},
-    {"sampler": "entropy-bounded:gumbel=4,bound=0.1", "steps": 14, **_EVEN},
-    {"sampler": "entropy-bounded:gumbel=4,bound=0.25", "steps": 16, **_EVEN},
-    {"sampler": "entropy-bounded:gumbel=4,bound=0.05", **_EVEN},
-    {"sampler": "confidence:by=entropy,gumbel=4", "steps": 64, **_EVEN},
-    {"sampler": "random-order", "steps": 64, **_EVEN},
+    {"sampler": "entropy-bounded:gumbel=0,bound=0.1", **_FREE},
+    {"sampler": "confidence:by=entropy", "steps": 64, **_FREE},
+    {"sampler": "threshold:factor=0.35", **_FREE},
     {"sampler": "planning", "steps": 16, **_FREE},
 )
 """Combinations that no change of one option finds (dev/LOG.md): guidance makes a model surer, so those that reveal what

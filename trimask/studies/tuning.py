@@ -2,8 +2,9 @@
 
 For every section of an evaluation that has a figure of quality, settings are tried on validation data: first the
 model's own at several numbers of steps, then changes of those that are not beaten at their cost. The unbeaten are
-measured anew, on more items and with other seeds, since the best of many noisy figures is too good; of these the
-presets are taken, and measured once more, for the same reason: those figures are the ones that are published.
+sifted on more items and with other seeds, since the best of many noisy figures is too good; what is left of them is
+measured on more still. Of these the presets are taken, and measured once more, for the same reason: those figures are
+the ones that are published.
 
 tune.json      what is tried on what, and the defaults with which it began
 trials.jsonl   a trial a line
@@ -50,6 +51,7 @@ from trimask.studies.presets import (
     CONFIRMED,
     MEASURED,
     SEARCHED,
+    SIFTED,
     Options,
     Trial,
     defaults_of,
@@ -62,7 +64,9 @@ from trimask.studies.presets import (
 from trimask.studies.space import FIRST, ORDERED, TOGETHER, families, space
 
 TRIALS = "trials.jsonl"
-STAGES = (SEARCHED, MEASURED, CONFIRMED)
+SIFTED_ITEMS = 4
+"""So many times the items of a first trial are those of a second."""
+STAGES = (SEARCHED, SIFTED, MEASURED, CONFIRMED)
 """Each draws with a seed of its own."""
 
 
@@ -72,7 +76,8 @@ class TuneConfig:
 
     trials: int = chz.field(default=64, doc="settings tried for each task")
     items: int = chz.field(default=64, doc="items that each is tried on; 0 is all of the set")
-    finalists: int = chz.field(default=6, doc="settings that are measured anew")
+    sifted: int = chz.field(default=12, doc="settings that are tried again on four times the items")
+    finalists: int = chz.field(default=6, doc="settings that are measured on the final number of items")
     final: int = chz.field(default=400, doc="items that these are measured on; 0 is all of the set")
     seed: int = chz.field(default=0, doc="of the search and of what is drawn; later stages draw with the next ones")
     fewer: float = chz.field(default=4.0, doc="fast asks the model this many times less than best, where it can")
@@ -85,8 +90,8 @@ class TuneConfig:
 
     @chz.validate
     def _check(self):
-        if min(self.trials, self.finalists) < 3 or min(self.items, self.final) < 0:
-            raise UsageError("tune needs at least three trials and three finalists, and no negative number of items")
+        if not 3 <= self.finalists <= self.sifted or self.trials < 3 or min(self.items, self.final) < 0:
+            raise UsageError("tune needs three trials and three finalists, as many sifted, and no negative numbers")
         if not (0 <= self.loss < 1 and self.fewer >= 1):
             raise UsageError(f"tune needs 0 <= loss < 1 and fewer >= 1, got loss={self.loss}, fewer={self.fewer}")
         if not 0 < self.varied <= 1:
@@ -344,6 +349,7 @@ class _Search:
         self.modality, self.space, self.families = KINDS[target], space(self.task, row.grid), families(row.grid)
         every = max(len(section.data.items) for section in sections)
         self.items, self.final = (max(_count(s, n or every) for s in sections) for n in (config.items, config.final))
+        self.counts = {SEARCHED: self.items, SIFTED: min(SIFTED_ITEMS * self.items, self.final)}
         self.known = {t.key: t for t in read(folder) if t.section == self.name}
         self.fixed = self._fixed()
         self.encoding = self._encoding()
@@ -355,10 +361,12 @@ class _Search:
         for number in range(len(searched), self.config.trials):
             title = f"trial {number + 1}/{self.config.trials}"
             searched.append(self._try(self._next(number, searched), SEARCHED, title))
-        best = finalists(searched, self.config.finalists, self.config.fewer)
+        some = finalists(searched, self.config.sifted, self.config.fewer)
+        sifted = [self._try(t.options, SIFTED) for t in some]
+        best = finalists(sifted, self.config.finalists, self.config.fewer)
         measured = [self._try(t.options, MEASURED) for t in best]
         few = {t.key: t for t in presets(measured, self.config.fewer, self.config.loss).values()}
-        return [*searched, *measured, *(self._try(t.options, CONFIRMED) for t in few.values())]
+        return [*searched, *sifted, *measured, *(self._try(t.options, CONFIRMED) for t in few.values())]
 
     def _fixed(self) -> float:
         """Share of an evaluation's time that does not depend on how much of the canvas it computes, for this task.
@@ -405,7 +413,7 @@ class _Search:
         return surrogate.Encoding(self.space, self.families, {**stated, **numbers}, self._limit)
 
     def _next(self, number: int, searched: Sequence[Trial]) -> Options:
-        """First the model's own with one thing changed, a sampler of each family among them, and a few combinations.
+        """First the model's own, combinations that have been good, and its own with one thing changed.
 
         Then what a model of these trials expects most of, among changes of the unbeaten and their mixtures.
         """
@@ -414,7 +422,7 @@ class _Search:
         alone = [{key: value} for key, values in FIRST.items() if key in self.space for value in values]
         samplers = [{"sampler": family[len(family) // 2]} for family in self.families]
         several = [{key: value for key, value in options.items() if key in self.space} for options in TOGETHER]
-        for options in ({}, {"steps": 16, "cache": "changed:every=8"}, *alone, *samplers, *several):
+        for options in ({}, {"steps": 16, "cache": "changed:every=8"}, *several, *alone, *samplers):
             if self._is_new(options, known, most):
                 return options
         rng = generator("tune", self.config.seed, self.name, number)
@@ -455,30 +463,31 @@ class _Search:
         return chosen.item() if isinstance(chosen, np.generic) else chosen
 
     def _try(self, options: Options, stage: str, title: str = "") -> Trial:
-        settings, count = self.settings(options), self.items if stage == SEARCHED else self.final
+        settings, count = self.settings(options), self.counts.get(stage, self.final)
         stated = settings_json(settings)
         blank = Trial(self.task, self.name, dict(options), stated, stage, count, "", 0.0, 0.0, 0.0, 0.0, 0.0)
         if blank.key in self.known:
             return self.known[blank.key]
         before = self.model.bundle.defaults
         model = self.model.sampled(replace(before, settings={**before.settings, self.task: settings}))
-        results, varied, drawn = [], [], 0
+        results, varied, drawn = {}, [], 0
         started = time.monotonic()
         with counted(model) as counter:
             for section in (_of(one, count) for one in self.sections):
                 found = section.run(model, self.config.seed + STAGES.index(stage))
                 result, variety = AIMS[type(section)].quality({r.metric: r for r in found.results}, self.config.varied)
-                results.append(result)
+                results[section.name] = result
                 varied += [] if variety is None else [variety]
                 drawn += _count(section, count) + (section.twice if isinstance(section, SceneDrawing) else 0)
         seconds = time.monotonic() - started
-        errors = [r.error if r.error is not None and math.isfinite(r.error) else 0.0 for r in results]
+        of_each = {name: result.value for name, result in results.items()}
+        errors = [r.error if r.error is not None and math.isfinite(r.error) else 0.0 for r in results.values()]
         cost = self.fixed * counter.passes + (1 - self.fixed) * counter.shares
         made = replace(
-            blank, metric="; ".join(dict.fromkeys(r.metric for r in results)),
-            quality=float(np.mean([r.value for r in results])), error=float(np.linalg.norm(errors)) / len(results),
+            blank, metric="; ".join(dict.fromkeys(r.metric for r in results.values())),
+            quality=float(np.mean([*of_each.values()])), error=float(np.linalg.norm(errors)) / len(results),
             passes=counter.passes / drawn, cost=cost / drawn, seconds=seconds / drawn, tokens=counter.tokens,
-            variety=float(np.mean(varied)) if varied else None,
+            variety=float(np.mean(varied)) if varied else None, sets=of_each,
         )  # fmt: skip
         append_json(self.folder / TRIALS, asdict(made))
         self.known[made.key] = made
