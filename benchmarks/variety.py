@@ -45,6 +45,8 @@ SETTINGS: tuple[Overrides, ...] = (
     {"sampler": f"{_BOUND}=0.1,gumbel=4", "steps": 14, **_EVEN, "temperature": 0.4},
     {"sampler": f"{_BOUND}=0.05,gumbel=4", "steps": 20, **_EVEN},
     {"sampler": f"{_BOUND}=0.05,gumbel=4", "steps": 20, **_EVEN, "temperature": 0.4},
+    {"sampler": f"{_BOUND}=0.05,gumbel=4", "steps": 16, **_EVEN, "temperature": 0.4},
+    {"sampler": f"{_BOUND}=0.05,gumbel=4", "steps": 20, **_EVEN, "temperature": 0.4, "guidance": "0.7@0-0.5"},
     {"sampler": f"{_BOUND}=0.25,gumbel=4", "steps": 16, **_EVEN},
     {"sampler": f"{_BOUND}=0.5,gumbel=4", "steps": 16, **_EVEN, "cache": "changed:after=0.1"},
     {"sampler": f"{_SURE},gumbel=4", "steps": 64, **_EVEN},

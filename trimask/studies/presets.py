@@ -91,13 +91,13 @@ def frontier(trials: Sequence[Trial], slack: float = 0.0, price: Callable[[Trial
 def finalists(trials: Sequence[Trial], count: int, fewer: float) -> list[Trial]:
     """What is measured anew, at most `count` and the model's own setting.
 
-    A third are the best, and with them the best of those that ask the model so many times more than the very best: few
-    items do not tell whether that is worth it. A third are the best of those that ask so many times less than the
-    dearest of all these. The others are of the frontiers over costs and over numbers of passes; where these are too
-    few, the next best.
+    A third are the best, and with them the best of those that ask the model so many times more than one that noise
+    cannot tell from the very best: few items do not tell whether that is worth it. A third are the best of those that
+    ask so many times less than the dearest of all these. The others are of the frontiers over costs and over numbers of
+    passes; where these are too few, the next best.
     """
     third, ranked = max(count // 3, 1), _distinct(sorted(trials, key=lambda t: -t.quality))
-    dear = [t for t in ranked if t.passes >= fewer * ranked[0].passes]
+    dear = [t for t in ranked if t.passes >= fewer * min(t.passes for t in _alike(ranked))]
     tops = _distinct([*ranked[:third], *dear[:1]])
     dearest = max(t.passes for t in tops)
     wanted = [*tops, *[t for t in ranked if t.passes * fewer <= dearest][:third]]
@@ -115,16 +115,21 @@ def _distinct(trials: Sequence[Trial]) -> list[Trial]:
     return list({t.key: t for t in trials}.values())
 
 
-def presets(finals: Sequence[Trial], fewer: float, loss: float) -> dict[str, Trial]:
-    """best: of the highest quality; of those that noise cannot tell from it one that has a quick partner, where it has
-    none and is no such partner itself.
+def _alike(trials: Sequence[Trial]) -> list[Trial]:
+    """Those that noise cannot tell from the best."""
+    top = max(trials, key=lambda t: t.quality)
+    return [t for t in trials if top.quality - t.quality <= float(np.hypot(top.error, t.error))]
 
-    balanced: the cheapest that loses at most so much against it, and of no set for certain more. fast: the cheapest
-    such partner, one that asks the model so many times less; where there is none, the best of those that ask so rarely
-    and lose at most `FAR` times as much, and where there is none either, or balanced is cheaper and better, balanced.
+
+def presets(finals: Sequence[Trial], fewer: float, loss: float) -> dict[str, Trial]:
+    """best: of those that noise cannot tell from the highest quality the one that asks the model most often: fewer
+    tokens at once are nearer to the model's own law.
+
+    balanced: the cheapest that loses at most so much against it, and of no set for certain more. fast: the cheapest of
+    these that asks the model so many times less; where there is none, the best of those that ask so rarely and lose at
+    most `FAR` times as much, and where there is none either, or balanced is cheaper and better, balanced.
     """
-    ranked = sorted(finals, key=lambda t: (-t.quality, t.cost))
-    alike = [t for t in ranked if ranked[0].quality - t.quality <= float(np.hypot(ranked[0].error, t.error))]
+    best = max(_alike(finals), key=lambda t: (t.passes, t.quality))
 
     def near(of: Trial, most: float) -> list[Trial]:
         # The errors of the sets of a task are about alike.
@@ -137,8 +142,6 @@ def presets(finals: Sequence[Trial], fewer: float, loss: float) -> dict[str, Tri
     def partners(of: Trial, most: float) -> list[Trial]:
         return [t for t in near(of, most) if t.passes * fewer <= of.passes]
 
-    dear = [t for t in alike if ranked[0].passes * fewer <= t.passes]
-    best = next((t for t in alike if partners(t, loss) and t not in dear), ranked[0])
     balanced = min(near(best, loss), key=by_cost)
     if quick := partners(best, loss):
         fast = min(quick, key=by_cost)
@@ -153,15 +156,16 @@ def chosen(trials: Sequence[Trial], fewer: float, loss: float) -> dict[str, Tria
     """The presets as they were confirmed, or as they were measured where that is still to be done.
 
     Where balanced then loses for certain more than it may, which chance had hidden, best takes its place; where it is
-    no dearer than best and not worse, it is best too.
+    no dearer than best and for certain better, it is best too.
     """
     again = {json.dumps(t.settings, sort_keys=True): t for t in trials if t.stage == CONFIRMED}
     found = presets([t for t in trials if t.stage == MEASURED], fewer, loss)
     out = {name: again.get(json.dumps(t.settings, sort_keys=True), t) for name, t in found.items()}
     best, balanced = out[BEST], out[BALANCED]
-    if best.quality - balanced.quality > loss + float(np.hypot(best.error, balanced.error)):
+    gains, unsure = best.quality - balanced.quality, float(np.hypot(best.error, balanced.error))
+    if gains > loss + unsure:
         out[BALANCED] = best
-    elif balanced.cost <= best.cost and balanced.quality >= best.quality:
+    elif balanced.cost <= best.cost and gains < -unsure:
         out[BEST] = balanced
     return out
 
