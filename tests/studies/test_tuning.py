@@ -92,6 +92,10 @@ def test_finalists_are_the_best_the_quick_and_the_frontier():
     best, between, quick = trial(0.7, 8, steps=1), trial(0.65, 16, steps=2), trial(0.2, 2, steps=3)
     for dear, expected in ((trial(0.64, 32, steps=4), True), (trial(0.64, 31, steps=4), False)):
         assert (dear in finalists([best, between, dear, quick], 3, fewer=4)) == expected
+    # Or four times as often as what noise cannot tell from the best.
+    alike = trial(0.69, 6, steps=5)
+    for dear, expected in ((trial(0.64, 24, steps=6), True), (trial(0.64, 23, steps=6), False)):
+        assert (dear in finalists([best, alike, dear, quick], 3, fewer=4)) == expected
     few = finalists([own, edge[-1], dull[1]], 4, fewer=4)
     assert {id(t) for t in few} == {id(own), id(edge[-1]), id(dull[1])}
 

@@ -203,17 +203,8 @@ def report_of(tasks: Sequence[Sequence[Trial]], fewer: float, loss: float) -> Re
         named = {name: next(t for t in finals if t.settings == one.settings) for name, one in confirmed.items()}
         out.plots[task.replace(">", "-to-")] = _plot(task, trials, named)
         sets = list(best.sets) if len(best.sets) > 1 else []
-        columns = [
-            "setting",
-            "preset",
-            "quality",
-            "confirmed",
-            *sets,
-            "variety",
-            "passes",
-            "in whole passes",
-            "seconds",
-        ]
+        costs = ["passes", "in whole passes", "seconds"]
+        columns = ["setting", "preset", "quality", "confirmed", *sets, "variety", *costs]
         again = [t for t in trials if t.stage == CONFIRMED]
         lines = []
         for t in finals:

@@ -1,7 +1,7 @@
 """`trimask tune`: which sampling settings a model is best used with, and what each of them costs.
 
-For every section of an evaluation that has a figure of quality, settings are tried on validation data: first the
-model's own at several numbers of steps, then changes of those that are not beaten at their cost. The unbeaten are
+For every task with a figure of quality, settings are tried on validation data: first the model's own and some that
+were good for other models, then changes of those that are not beaten at their cost. The unbeaten are
 sifted on more items and with other seeds, since the best of many noisy figures is too good; what is left of them is
 measured on more still. Of these the presets are taken, and measured once more, for the same reason: those figures are
 the ones that are published.
