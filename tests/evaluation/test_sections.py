@@ -8,7 +8,6 @@ import pytest
 from tests.evaluation.pictures import labelled
 from tests.evaluation.sounds import word
 from tests.hub import tiny
-from trimask.cli.evaluate import _titled
 from trimask.core.errors import UsageError
 from trimask.core.item import Audio, Item
 from trimask.core.rng import generator as random
@@ -221,12 +220,3 @@ def test_evenly_takes_items_from_all_over():
 def test_an_empty_set_is_refused():
     with pytest.raises(UsageError, match="no items"):
         EvaluationSet("nothing", "test", [])
-
-
-def test_sets_have_names_of_their_own():
-    """Folders of one name, of one split or of two, or one named twice: none takes the place of another."""
-    items = [World(kind="scenes", count=1)[0]]
-    sets = [EvaluationSet("photos", split, items) for split in ("", "", "test", "test", "validation")]
-    titled = _titled([*sets, EvaluationSet("clothes", "test", items)])
-    expected = ["photos", "photos (2)", "photos:test", "photos:test (2)", "photos:validation", "clothes"]
-    assert [s.title for s in titled] == expected

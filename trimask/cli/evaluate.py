@@ -131,13 +131,9 @@ def _set(source: str, limit: int, label: str, model: "Model", judged: Container[
 
 
 def _titled(sets: "list[EvaluationSet]") -> "list[EvaluationSet]":
-    """The sets, those of equal names called after their splits too, and numbered where these are equal as well."""
-    names, seen, out = Counter(s.name for s in sets), Counter[str](), []
-    for one in sets:
-        title = f"{one.name}:{one.split}" if names[one.name] > 1 and one.split else one.name
-        seen[title] += 1
-        out.append(replace(one, title=title if seen[title] == 1 else f"{title} ({seen[title]})"))
-    return out
+    """The sets, those of equal names called after their splits too."""
+    names = Counter(s.name for s in sets)
+    return [replace(s, title=f"{s.name}:{s.split}") if names[s.name] > 1 and s.split else s for s in sets]
 
 
 def _read(source: Any, model: "Model") -> list[Any]:
