@@ -28,6 +28,7 @@ _EVEN: Overrides = {"guidance": 0.7, "temperature": 0.7, "top_p": 0.95}
 SETTINGS: tuple[Overrides, ...] = (
     {"sampler": "random-order", "steps": 64, "guidance": 1.2, "temperature": 0.5},
     {"sampler": "random-order", "steps": 64, "guidance": 1.2, "temperature": 0.3},
+    {"sampler": "random-order", "steps": 64, **_EVEN, "temperature": 0.5},
     {"sampler": "random-order:counts=cosine", "steps": 16, "guidance": 1.2, "temperature": 0.5},
     {"sampler": f"{_SURE},gumbel=2", "steps": 64, "guidance": 1.2, "temperature": 0.3},
     {"sampler": f"{_SURE},gumbel=2", "steps": 16, "guidance": 0.7, "temperature": 0.2},

@@ -1,14 +1,20 @@
 """Plots of studies, one style."""
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 
 from trimask.studies.table import Row
 
 SIZE = (5.2, 3.6)
+NARROW, WIDE = 5, 1000
+"""An axis whose ends are fewer times apart is labelled as if it were linear; one of more at powers of ten alone."""
 COLOURS = colormaps["tab20"]
 
 
@@ -27,6 +33,20 @@ def panels(count: int, x: str, y: str):
         plot.grid(True, alpha=0.3)
         plot.spines[["top", "right"]].set_visible(False)
     return figure, found
+
+
+def logarithmic(plot: Axes, name: Literal["x", "y"]) -> None:
+    """Make the scale of an axis logarithmic, with ticks that can be read over less than a power of ten too.
+
+    Call it when everything is drawn.
+    """
+    plot.set(**{f"{name}scale": "log"})
+    axis: Axis = getattr(plot, f"{name}axis")
+    low, high = axis.get_data_interval()
+    narrow = high < NARROW * low
+    axis.set_major_locator(MaxNLocator(5) if narrow else LogLocator(subs=(1.0,) if high > WIDE * low else (1, 2, 5)))
+    axis.set_major_formatter("{x:g}" if narrow else EngFormatter(sep=""))
+    axis.set_minor_locator(NullLocator())
 
 
 def line(x: str, y: str, xs: Sequence[float], ys: Sequence[float]) -> Figure:

@@ -51,6 +51,8 @@ class Trial:
     """Of samples, over that of real items; None where there is but one right answer."""
     sets: Mapping[str, float] = field(default_factory=dict)
     """What the quality is the mean of."""
+    errors: Mapping[str, float] = field(default_factory=dict)
+    """Standard errors of the sets: one of few items is known less well."""
 
     @property
     def key(self) -> str:
@@ -132,11 +134,10 @@ def presets(finals: Sequence[Trial], fewer: float, loss: float) -> dict[str, Tri
     best = max(_alike(finals), key=lambda t: (t.passes, t.quality))
 
     def near(of: Trial, most: float) -> list[Trial]:
-        # The errors of the sets of a task are about alike.
         return [
             t for t in finals
             if t.quality >= of.quality - most
-            and all(of.sets[s] - t.sets[s] <= most + np.hypot(of.error, t.error) * len(of.sets) ** 0.5 for s in of.sets)
+            and all(of.sets[s] - t.sets[s] <= most + np.hypot(of.errors[s], t.errors[s]) for s in of.sets)
         ]  # fmt: skip
 
     def partners(of: Trial, most: float) -> list[Trial]:

@@ -171,15 +171,18 @@ def _runs(rows: Sequence[Row]) -> tuple[str, list[str], list[list[str]]]:
 
 
 def _curves(rows: Sequence[Row], count: str) -> Figure:
-    """Loss over tokens, a line a size."""
+    """Loss over tokens, a line a size: the mean over the seeds of a length, and every seed."""
     figure, plot = plots.axes("tokens", "loss, nats a token")
-    by_size: dict[int, list[Row]] = {}
+    by_size: dict[int, dict[int, list[Row]]] = {}
     for row in rows:
-        by_size.setdefault(getattr(row, count), []).append(row)
-    for size, of in sorted(by_size.items()):
-        of = sorted(of, key=lambda row: row.tokens)
-        plot.plot([row.tokens for row in of], [row.loss for row in of], "o-", markersize=3, label=f"{size / 1e6:.3g}M")
-    plot.set_xscale("log")
-    plot.set_yscale("log")
+        by_size.setdefault(getattr(row, count), {}).setdefault(row.cell.steps, []).append(row)
+    for size, by_steps in sorted(by_size.items()):
+        lengths = [of for _, of in sorted(by_steps.items())]
+        means = [[np.mean([getattr(row, of_what) for row in of]) for of in lengths] for of_what in ("tokens", "loss")]
+        (line,) = plot.plot(*means, "-", label=f"{size / 1e6:.3g}M")
+        each = [row for of in lengths for row in of]
+        plot.plot([r.tokens for r in each], [r.loss for r in each], "o", markersize=3, color=line.get_color())
+    plots.logarithmic(plot, "x")
+    plots.logarithmic(plot, "y")
     plot.legend(title="parameters", fontsize=7, title_fontsize=7)
     return figure

@@ -481,13 +481,13 @@ class _Search:
                 drawn += _count(section, count) + (section.twice if isinstance(section, SceneDrawing) else 0)
         seconds = time.monotonic() - started
         of_each = {name: result.value for name, result in results.items()}
-        errors = [r.error if r.error is not None and math.isfinite(r.error) else 0.0 for r in results.values()]
+        errors = {name: r.error if r.error and math.isfinite(r.error) else 0.0 for name, r in results.items()}
         cost = self.fixed * counter.passes + (1 - self.fixed) * counter.shares
         made = replace(
             blank, metric="; ".join(dict.fromkeys(r.metric for r in results.values())),
-            quality=float(np.mean([*of_each.values()])), error=float(np.linalg.norm(errors)) / len(results),
+            quality=float(np.mean([*of_each.values()])), error=float(np.linalg.norm([*errors.values()])) / len(results),
             passes=counter.passes / drawn, cost=cost / drawn, seconds=seconds / drawn, tokens=counter.tokens,
-            variety=float(np.mean(varied)) if varied else None, sets=of_each,
+            variety=float(np.mean(varied)) if varied else None, sets=of_each, errors=errors,
         )  # fmt: skip
         append_json(self.folder / TRIALS, asdict(made))
         self.known[made.key] = made

@@ -227,5 +227,5 @@ def _error_plot(fitted: Fit, known: Table, unseen: Table | None) -> Figure:
             errors = 100 * (part.loss_R / fitted.law.predict(fitted.theta_P, part) - 1)
             plot.plot(FLOPS * part.params_R * part.tokens_R, errors, ".", color=colour)
     plot.axhline(0, color="0.7", zorder=0)
-    plot.set_xscale("log")
+    plots.logarithmic(plot, "x")
     return figure
