@@ -331,6 +331,8 @@ def test_what_does_not_fit_is_refused(model, scenes, tmp_path: Path):
         f.write('{"task": 3}\n')
     with pytest.raises(DataError, match=r"trials\.jsonl, line \d+ is not a trial"):
         tuning.read(tmp_path)
+    with pytest.raises(ValueError, match="every set needs its error"):
+        replace(trial(0.8, 8), sets={"scenes": 0.8})
 
 
 def test_a_task_is_tuned_on_all_of_its_sets(model, scenes, tmp_path):

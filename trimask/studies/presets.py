@@ -54,6 +54,10 @@ class Trial:
     errors: Mapping[str, float] = field(default_factory=dict)
     """Standard errors of the sets: one of few items is known less well."""
 
+    def __post_init__(self):
+        if self.sets.keys() != self.errors.keys():
+            raise ValueError("every set needs its error; search anew in another folder")
+
     @property
     def key(self) -> str:
         """What is sampled, and on what."""
