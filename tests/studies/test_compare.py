@@ -130,9 +130,18 @@ def test_the_noise_of_a_gradient_is_that_of_its_batches(base):
         model.zero_grad()
         evaluate(model, batch.masked).loss.backward()
         grads.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).double().numpy())
-    g_NP = np.stack(grads)
-    scatter = ((g_NP - g_NP.mean(0)) ** 2).sum() / 3
-    assert noises(model, batches)[GRADIENT] == pytest.approx(scatter / ((g_NP.mean(0) ** 2).sum() - scatter / 4))
+
+    def defined(g_NP: np.ndarray) -> float:
+        scatter = ((g_NP - g_NP.mean(0)) ** 2).sum() / (len(g_NP) - 1)
+        return scatter / ((g_NP.mean(0) ** 2).sum() - scatter / len(g_NP))
+
+    assert noises(model, batches)[GRADIENT] == pytest.approx(defined(np.stack(grads)))
+    masked = batches[3].masked
+    clean = dataclasses.replace(masked, weight_BL=0 * masked.weight_BL, queries=[])
+    idle = dataclasses.replace(batches[3], masked=clean)
+    # What a batch does not ask for has a gradient of nothing.
+    told = noises(model, [*batches[:3], idle])[GRADIENT]
+    assert told == pytest.approx(defined(np.stack([*grads[:3], 0 * grads[3]])))
 
 
 def test_a_comparison_is_run_and_judged_by_one_process(base, tmp_path):

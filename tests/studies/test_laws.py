@@ -15,7 +15,8 @@ from scipy.optimize import check_grad
 from trimask.core.errors import DataError, UsageError
 from trimask.studies import fitting, runs
 from trimask.studies.fitting import bootstrap, fit, intervals, isoflop, twin
-from trimask.studies.laws import Coupled, Mixture, Optimum, PowerLaw, Repeated, Shared, Table, Units
+from trimask.studies.laws import Coupled, Mixture, Optimum, PowerLaw, Repeated, Shared, Table, Units, published
+from trimask.studies.verdict import Asked, judged
 
 RUNS = 80
 SHAPES = np.random.default_rng(7)
@@ -117,6 +118,27 @@ def test_gradients_are_those_of_the_objective(law, more):
     assert len(theta) == len(law.bounds)
     size = np.linalg.norm(value(theta)[1])
     assert check_grad(lambda x: value(x)[0], lambda x: value(x)[1], theta) < 1e-4 * size
+
+
+@pytest.mark.parametrize(("law", "theta"), [(PowerLaw(UNITS), TRUTH), (Coupled(UNITS), [*TRUTH, -0.8])])
+def test_values_are_published_as_the_law_predicts(law, theta):
+    values = law.values(np.asarray(theta))
+    told = [published(values, n, d) for n, d in zip(PARAMS, TOKENS, strict=True)]
+    assert told == pytest.approx(law.predict(np.asarray(theta), table()))
+
+
+def test_the_law_that_predicts_the_largest_size_better_is_chosen():
+    """The choice is made without the sizes that are held out."""
+    sizes, lengths = np.geomspace(1e6, 2e8, 6), np.geomspace(1e8, 1e10, 6)
+    params_R, tokens_R = (x.ravel() for x in np.meshgrid(sizes, lengths))
+    blank = Table(params_R, tokens_R, np.ones(36), np.arange(36))
+    loss_R = Coupled(Units.of(blank)).predict(np.array([0.2, 0.2, -1.5, 0.3, 0.25, -1.2]), blank)
+    runs = blank.replaced(loss_R * np.exp(np.random.default_rng(0).normal(0, 1e-3, 36)))
+    told = judged(runs, Asked("chosen", held_out=1, draws=0))
+    assert isinstance(told.fit.law, Coupled) and told.fit.values["k"] == pytest.approx(0.3, rel=0.2)
+    assert f"Law coupled: laws of the smaller sizes err on the {sizes[-2]:.4g} parameters" in told.report.findings[0]
+    few = judged(runs.rows(params_R <= sizes[2]), Asked("chosen", draws=0))
+    assert "4 sizes are needed to choose" in few.report.findings[0] and type(few.fit.law) is PowerLaw
 
 
 @pytest.mark.parametrize("kind", [Coupled, Repeated])
@@ -225,15 +247,16 @@ def test_a_bootstrap_draws_trainings_not_rows():
     assert widths[0] == pytest.approx(widths[1], rel=1e-3)
 
 
-def test_the_optimum_of_a_budget_has_the_lowest_loss():
-    values = {"E": 1.8, "A": 480.0, "B": 2100.0, "alpha": 0.35, "beta": 0.37}
+@pytest.mark.parametrize("k", [1.0, 0.3, 2.5])
+def test_the_optimum_of_a_budget_has_the_lowest_loss(k):
+    values = {"E": 1.8, "A": 480.0, "B": 2100.0, "alpha": 0.35, "beta": 0.3, "k": k}
     optimum, flops = Optimum.of(values), 1e20
     params, tokens = optimum.split(flops)
     assert 6 * params * tokens == pytest.approx(flops)
     assert optimum.tokens(params) == pytest.approx(tokens)
 
     def loss(n: float) -> float:
-        return values["A"] * n ** -values["alpha"] + values["B"] * (flops / 6 / n) ** -values["beta"]
+        return published(values, n, flops / 6 / n)
 
     assert loss(params) < min(loss(params * 1.01), loss(params / 1.01))
 

@@ -66,7 +66,8 @@ def fit(
     law: Annotated[
         str,
         typer.Option(
-            help="power, coupled, repeated (needs --unique), shared (--target), additive or joint (--shares)."
+            help="power, coupled, chosen (of these two), repeated (needs --unique), shared (--target), additive or "
+            "joint (--shares)."
         ),
     ] = "power",
     unique: Annotated[str | None, typer.Option(help="Column of the number of different tokens.")] = None,

@@ -133,8 +133,11 @@ def noises(model: Transformer, batches: Sequence[Batch]) -> dict[str, float]:
     for batch in batches:
         model.zero_grad(set_to_none=True)
         loss = evaluate(model, batch.masked).loss
-        loss.backward()
-        flat = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).double()
+        if loss.requires_grad:
+            loss.backward()
+        # A batch without some modality has no gradient of what only that one needs.
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]
+        flat = torch.cat([grad.flatten() for grad in grads]).double()
         losses.append(float(loss.detach()))
         squares.append(float(flat.square().sum()))
         mean = flat if mean is None else mean + flat

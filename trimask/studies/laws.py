@@ -406,9 +406,22 @@ def _at(table: Table, units: Units, alpha_X: np.ndarray, beta_Y: np.ndarray) -> 
     return best, error
 
 
+def published(values: Mapping[str, float], params: float, tokens: float) -> float:
+    """The loss of a `PowerLaw` or, with k, a `Coupled` law, from the values of one parameter and one token."""
+    k = values.get("k", 1.0)
+    terms = ("A", "alpha", math.log(params)), ("B", "beta", math.log(tokens))
+    of_size, of_tokens = (
+        (math.log(values[a]) - values[b] * x) / k if values[a] > 0 else -math.inf for a, b, x in terms
+    )
+    return values["E"] + _exp(k * float(np.logaddexp(of_size, of_tokens)))
+
+
 @dataclass(frozen=True)
 class Optimum:
-    """What a power law says of a budget C = 6 N D: N = G (C/6)^a and D = (C/6)^b / G are the best (Hoffmann et al.)."""
+    """What a law says of a budget C = 6 N D: N = G (C/6)^a and D = (C/6)^b / G are the best (Hoffmann et al.).
+
+    A coupled law is least where the sum inside its power k is, which is a power law of its own.
+    """
 
     a: float
     b: float
@@ -421,7 +434,8 @@ class Optimum:
         if not all(0 < values[name] < math.inf for name in ("A", "B", "alpha", "beta")):
             raise UsageError("no size is best where the loss does not depend on size and tokens both")
         alpha, beta = values["alpha"], values["beta"]
-        log_ratio = math.log(alpha) + math.log(values["A"]) - math.log(beta) - math.log(values["B"])
+        k = values.get("k", 1.0)
+        log_ratio = k * math.log(alpha / beta) + math.log(values["A"]) - math.log(values["B"])
         return cls(beta / (alpha + beta), alpha / (alpha + beta), log_ratio / (alpha + beta))
 
     @property

@@ -24,6 +24,7 @@ from trimask.data.manifest import read_manifest
 from trimask.model import accounting
 from trimask.model.accounting import Parameters
 from trimask.model.config import ModelConfig
+from trimask.studies.laws import Optimum, published
 from trimask.train import resolve
 from trimask.train.config import TrainConfig
 from trimask.train.device import matmul_rate
@@ -109,7 +110,7 @@ class Law:
         try:
             law = cls(**{name: content[name] for name in ("count", "targets", "shares", "aspect", "codes")}, path=path)
             for target in law.targets.values():
-                _predicted(target["values"], 1e6, 1e6)
+                published(target["values"], 1e6, 1e6)
                 law.outside(target, 1.0, 1.0)
                 "".join(target["doubts"])
             best = law.targets[ALL]["values"]
@@ -129,21 +130,19 @@ class Law:
         return counts.body if self.count == "body" else counts.total
 
     def loss(self, params: float, tokens: float, target: str = ALL) -> float:
-        return _predicted(self.targets[target]["values"], params, tokens)
+        return published(self.targets[target]["values"], params, tokens)
 
     def interval(self, params: float, tokens: float, target: str = ALL) -> tuple[float, float]:
         """Ends of the interval of 95 % over the bootstraps of the fit."""
-        drawn = [_predicted(values, params, tokens) for values in self.targets[target]["drawn"]]
+        drawn = [published(values, params, tokens) for values in self.targets[target]["drawn"]]
         if not drawn:
             return math.nan, math.nan
         low, high = np.percentile(drawn, (50 * (1 - SURE), 50 * (1 + SURE)))
         return float(low), float(high)
 
     def best_tokens(self, params: float) -> float:
-        """D*(N): where the slopes of both terms are alike along C = 6 N D."""
-        v = self.targets[ALL]["values"]
-        gain = v["alpha"] * v["A"] * params ** -v["alpha"]
-        return (v["beta"] * v["B"] / gain) ** (1 / v["beta"])
+        """D*(N): tokens of the budget C = 6 N D for which the size is the best."""
+        return Optimum.of(self.targets[ALL]["values"]).tokens(params)
 
     def beyond(self, params: float, tokens: float) -> list[str]:
         """By how much a plan lies outside the trainings the law was fitted to, in words."""
@@ -173,10 +172,6 @@ class Law:
         if self.aspect != model.aspect:
             out.append(f"a width of {self.aspect} a block ({model.aspect} here)")
         return out
-
-
-def _predicted(values: Mapping[str, float], params: float, tokens: float) -> float:
-    return values["E"] + values["A"] * params ** -values["alpha"] + values["B"] * tokens ** -values["beta"]
 
 
 @dataclass(frozen=True)

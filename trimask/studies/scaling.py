@@ -1,8 +1,9 @@
 """`trimask study scaling`: how the loss falls with the size of a model and with its tokens, and how to split a budget.
 
 Models of a family, each at several lengths; every training comes to the end of its schedule, and its settings follow
-its size and its length. A law L = E + A N^-alpha + B D^-beta is fitted to the loss over all modalities and to that of
-each, first without the largest size, which it then predicts. `law.json` is what `trimask plan` reads.
+its size and its length. A law of size N and tokens D is fitted to the loss over all modalities and to that of each,
+L = E + A N^-alpha + B D^-beta or one whose terms are coupled, first without the largest size, which it then predicts.
+`law.json` is what `trimask plan` reads.
 """
 
 from collections.abc import Sequence
@@ -19,14 +20,12 @@ from trimask.studies import fits, plots
 from trimask.studies.base import Report, Study, cell_of
 from trimask.studies.laws import FLOPS, Table
 from trimask.studies.table import Cell, Row
-from trimask.studies.verdict import Asked, judged
+from trimask.studies.verdict import CHOSEN, FEWEST, Asked, judged
 from trimask.train.config import TrainConfig
 
 ALL = "all"
 """The loss over the tokens of all modalities."""
 LAW = "law"
-FEWEST = 3
-"""Sizes that a law is fitted to before it predicts another."""
 
 
 @chz.chz
@@ -41,6 +40,9 @@ class Scaling(Study):
     beyond: float = chz.field(default=8.0, doc="what the largest size may cost over what any smaller one may")
     seeds: int = chz.field(default=3, doc="seeds of each size at two of its lengths; of all others one")
     count: Literal["params", "body"] = chz.field(default="params", doc="what N counts: body leaves embeddings out")
+    law: Literal["chosen", "power", "coupled"] = chz.field(
+        default=CHOSEN, doc="form of the law; chosen: of each loss the one that predicts the largest size fitted better"
+    )
     held_out: int = chz.field(default=1, doc="largest sizes that are predicted before they are fitted")
     draws: int = chz.field(default=300, doc="bootstraps of a law")
     threats: ClassVar[tuple[str, ...]] = (
@@ -109,7 +111,7 @@ class Scaling(Study):
         laws = {}
         for target in (ALL, *sorted({name for row in fine for name in row.values})):
             table = of_rows(fine, target, self.count)
-            told = judged(table, Asked(held_out=self.held_out, draws=self.draws))
+            told = judged(table, Asked(self.law, held_out=self.held_out, draws=self.draws))
             part = told.report
             out.findings += [f"{target}: {line}" for line in part.findings]
             out.tables += [(f"{target}: {caption}", head, lines) for caption, head, lines in part.tables]
@@ -123,7 +125,6 @@ class Scaling(Study):
                 "doubts": told.fit.cautions,
             }
         out.data[LAW] = {
-            "law": "power",
             "count": self.count,
             "shares": _shares(fine),
             "aspect": base.model.aspect,

@@ -13,7 +13,14 @@ from trimask.studies.fitting import DELTA, Fit, best_shares, bootstrap, fit, int
 from trimask.studies.laws import FLOPS, Coupled, Mixture, Optimum, PowerLaw, Repeated, Shared, Table, Units
 from trimask.studies.report import Frame
 
-LAWS = ("power", "coupled", "repeated", "shared", "additive", "joint")
+CHOSEN = "chosen"
+RIVALS = ("power", "coupled")
+"""What is chosen from, the simpler first: the other must predict the largest size clearly better from the rest."""
+CLEARLY = 0.9
+"""Times the error of the simpler law."""
+LAWS = (*RIVALS, CHOSEN, "repeated", "shared", "additive", "joint")
+FEWEST = 3
+"""Sizes that a law is fitted to before it predicts another."""
 
 
 def law_of(name: str, table: Table) -> PowerLaw:
@@ -90,7 +97,9 @@ def judged(table: Table, asked: Asked) -> Judged:
     sizes = np.unique(table.params_R)
     if not 0 <= asked.held_out < len(sizes):
         raise UsageError(f"{asked.held_out} of {len(sizes)} sizes cannot be held out")
-    law, runs = law_of(asked.law, table), len(np.unique(table.run_R))
+    runs, seen_R = len(np.unique(table.run_R)), table.params_R <= sizes[len(sizes) - 1 - asked.held_out]
+    name, why = _chosen(table.rows(seen_R), asked.delta) if asked.law == CHOSEN else (asked.law, [])
+    law = law_of(name, table)
     if asked.grid and type(law) is not PowerLaw:
         raise UsageError("the grid of starts is for the law `power`; the others have starts of their own")
     if isinstance(law, Shared) and runs == len(table):
@@ -99,13 +108,11 @@ def judged(table: Table, asked: Asked) -> Judged:
     def fitted(known: Table) -> Fit:
         return fit(law, known, law.grid() if asked.grid else None, asked.delta, jobs=asked.jobs)
 
-    out = Report(f"Scaling law: {asked.law}")
+    out = Report(f"Scaling law: {name}")
+    out.findings += why
     if len(dropped_R):
         out.findings.append(f"Left out: the {len(dropped_R)} highest losses, from {dropped_R[0]:.6g} up.")
-    unseen = None
-    if asked.held_out:
-        seen_R = table.params_R < sizes[len(sizes) - asked.held_out]
-        unseen = ~seen_R, fitted(table.rows(seen_R))
+    unseen = (~seen_R, fitted(table.rows(seen_R))) if asked.held_out else None
     final = fitted(table)
     out.findings.append(
         f"{len(table)} losses of {runs} trainings: {_formula(final)}. Sum of Huber losses of log L (delta "
@@ -122,7 +129,7 @@ def judged(table: Table, asked: Asked) -> Judged:
     lines = [_line(name, value, between) for name, value in final.values.items()]
     if isinstance(law, Mixture):
         out.findings.append(_shares(final, table))
-    if type(law) in (PowerLaw, Repeated):
+    if not isinstance(law, Mixture | Shared):
         lines += _of_budget(final, table, drawn, out)
     caption = f"Values, 95 % intervals of {asked.draws} bootstraps by training" if drawn else "Values"
     out.tables.append((caption, ["", "value", *(["from", "to"] if drawn else [])], lines))
@@ -135,6 +142,19 @@ def judged(table: Table, asked: Asked) -> Judged:
     of = final if unseen is None else unseen[1]
     out.plots["fit"], out.plots["errors"] = _fit_plot(of, *shown), _error_plot(of, *shown)
     return Judged(final, drawn, out)
+
+
+def _chosen(table: Table, delta: float) -> tuple[str, list[str]]:
+    """Which law of `RIVALS` predicts the largest size of a table well from the others, and why."""
+    largest_R = table.params_R == table.params_R.max()
+    if len(np.unique(table.params_R)) <= FEWEST:
+        return RIVALS[0], [f"Law {RIVALS[0]}: {FEWEST + 1} sizes are needed to choose by the prediction of one."]
+    known, unseen = table.rows(~largest_R), table.rows(largest_R)
+    errors = {name: fit(law_of(name, known), known, delta=delta).error(unseen) for name in RIVALS}
+    told = ", ".join(f"{name} by {error:.3%}" for name, error in errors.items())
+    simple, other = RIVALS
+    name = other if errors[other] < CLEARLY * errors[simple] else simple
+    return name, [f"Law {name}: laws of the smaller sizes err on the {unseen.params_R[0]:.4g} parameters: {told}."]
 
 
 def _line(name: str, value: float, between: dict[str, tuple[float, float]]) -> list[str]:
