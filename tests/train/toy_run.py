@@ -57,6 +57,7 @@ class ToySource:
 
     def __init__(self, rows: int = 4, fixed: bool = False, seed: int = 0):
         self.rows, self.fixed, self.seed, self.position = rows, fixed, seed, 0
+        self.rank, self.size = 0, 1
         self.composer = Composer(self.vocabulary, SLOTS)
         self.manifests = ()
 
@@ -70,17 +71,25 @@ class ToySource:
             out.append(row(TASKS[i % len(TASKS)], content, f"item{name}", draw, span=8 if n % 2 else None))
         return out
 
+    def packed(self, items: list[Row]) -> list[list[Row]]:
+        return [[item] for item in items]
+
     def batch(self, number: int) -> Batch:
-        rows = [[r] for r in self.items(number)]
+        rows = self.packed(self.items(number))
+        each = len(rows) // self.size
+        rows = rows[self.rank * each :][:each]
         canvas = self.composer.compose(rows)
         masked = corrupt(canvas, self.vocabulary, self.seed)
-        tokens = {"text": 5 * self.rows, "image": 8 * self.rows, "audio": 10 * self.rows}
+        tokens = {"text": 5 * len(rows), "image": 8 * len(rows), "audio": 10 * len(rows)}
         return Batch(masked, tokens, {"toy": self.rows}, {"toy": number / 100}, 0.5)
 
     def __iter__(self) -> Iterator[Batch]:
         while True:
             self.position += 1
             yield self.batch(self.position - 1)
+
+    def share(self, rank: int, size: int) -> None:
+        self.rank, self.size = rank, size
 
     def state(self) -> dict:
         return {"position": self.position}

@@ -170,17 +170,25 @@ class Query:
 
 
 def queries(
-    canvas: Canvas, where_BL: Bool[Tensor, "B L"], vocabulary: Vocabulary, multiple: int = MULTIPLE, ends: bool = True
+    canvas: Canvas,
+    where_BL: Bool[Tensor, "B L"],
+    vocabulary: Vocabulary,
+    multiple: int = MULTIPLE,
+    ends: bool = True,
+    every: bool = False,
 ) -> list[Query]:
-    """One query per alphabet that has a position in `where_BL` (bool), padded to `multiple`."""
+    """One query per alphabet that has a position in `where_BL` (bool), padded to `multiple`.
+
+    With `every` one of each alphabet, without tokens where it has no position: then every weight has a gradient.
+    """
     flat = torch.where(where_BL, canvas.alphabet_BL, -1).flatten()
     out = []
     for a in range(len(vocabulary.alphabets)):
         index_N = (flat == a).nonzero().flatten()
         count = len(index_N)
-        if count:
-            padding = -count % multiple
-            out.append(Query(a, torch.cat([index_N, index_N[:1].expand(padding)]), count, ends))
+        if count or every:
+            first, padding = (index_N[:1], -count % multiple) if count else (flat.new_zeros(1), 1)
+            out.append(Query(a, torch.cat([index_N, first.expand(padding)]), count, ends))
     return out
 
 

@@ -78,15 +78,15 @@ class StreamConfig:
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's worth of data, with what the run record wants to know about it."""
+    """A pass's worth of data, or a process's part of it, with what the run record wants to know about it."""
 
     masked: Masked
     tokens: dict[str, int]
     """Processed tokens per modality: conditions included, END counted, FILL and PAD not."""
     items: dict[str, int]
-    """Items per source path."""
+    """Items per source path, of the whole pass."""
     epochs: dict[str, float]
-    """Furthest progress through each source in this batch, in epochs."""
+    """Furthest progress through each source in the whole pass, in epochs."""
     filled: float
     """Share of transformer positions that are not padding."""
 
@@ -257,6 +257,7 @@ class Stream:
         self.manifests = [p.shard.manifest for p in self.pieces]
         self.notes = [line for p in self.pieces for line in p.notes()]
         self._windows = self._dataset()
+        self.share(0, 1)
         self.restore({"window": 0, "row": 0})
 
     def _dataset(self) -> grain.MapDataset:
@@ -283,6 +284,19 @@ class Stream:
             return iter(later.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)))
         plain = later.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
         return iter(plain.mp_prefetch(grain.MultiprocessingOptions(num_workers=self.config.workers), end_with_parent))
+
+    def share(self, rank: int, size: int) -> None:
+        """Compose and mask only the part of each batch that is for one of several processes.
+
+        All of them read and pack every row, which costs little beside training on it, so the state is one for all.
+        Raises `UsageError` where rows cannot be shared out evenly.
+        """
+        if self.config.rows % size:
+            raise UsageError(
+                f"data.rows={self.config.rows}, the rows of a pass, are not a multiple of {size} processes"
+            )
+        each = self.config.rows // size
+        self._part = slice(rank * each, (rank + 1) * each)
 
     def state(self) -> dict:
         """Where the next batch starts."""
@@ -312,8 +326,8 @@ class Stream:
         return taken
 
     def batch(self, rows: Sequence[Sequence[Row]]) -> Batch:
-        """Compose, mask and count packed rows."""
-        canvas = self.composer.compose(rows)
+        """Compose, mask and count packed rows: of a process its part, but for items and epochs."""
+        canvas = self.composer.compose(rows[self._part])
         masked = corrupt(canvas, self.vocabulary, self.config.seed)
         draws = [item.draw for row in rows for item in row]
         pieces = {p.name: p for p in self.pieces}

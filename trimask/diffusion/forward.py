@@ -54,7 +54,7 @@ def corrupt(canvas: Canvas, vocabulary: Vocabulary, seed: int) -> Masked:
     the schedules run backwards, so that either view estimates the bound.
     """
     if vocabulary.causal:
-        every = queries(canvas, canvas.maskable_BL, vocabulary)
+        every = queries(canvas, canvas.maskable_BL, vocabulary, every=True)
         return Masked(canvas, canvas.ids_BL, canvas.weight_BL, torch.ones_like(canvas.weight_BL), every)
     hide = np.zeros(canvas.shape, bool)
     weight = np.zeros(canvas.shape, np.float32)
@@ -73,7 +73,7 @@ def corrupt(canvas: Canvas, vocabulary: Vocabulary, seed: int) -> Masked:
         clean_BL=canvas.ids_BL,
         weight_BL=torch.from_numpy(weight) * canvas.weight_BL * where_BL,
         rate_BL=torch.from_numpy(rate),
-        queries=queries(canvas, where_BL, vocabulary),
+        queries=queries(canvas, where_BL, vocabulary, every=True),
     )
 
 

@@ -37,6 +37,10 @@ class Average:
         finally:
             self._swap()
 
+    @torch.no_grad()
     def _swap(self) -> None:
         for name, p in self.model.named_parameters():
-            p.data, self.weights[name] = self.weights[name], p.data
+            # In place: a model that is divided over devices knows its tensors.
+            trained = p.clone()
+            p.copy_(self.weights[name])
+            self.weights[name].copy_(trained)

@@ -1,6 +1,6 @@
 """The optimizer: AdamW (Loshchilov and Hutter 2019), with Muon (Jordan et al. 2024) for matrices where asked."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -113,6 +113,10 @@ def setting(config: OptimizerConfig, scale: Scale, kappa: float, group: str, blo
     )
 
 
+def _as_it_is(moment: Tensor, _parameter: Tensor) -> Tensor:
+    return moment
+
+
 class Optimizer:
     """Steps every parameter of a model by the setting of its group.
 
@@ -165,8 +169,11 @@ class Optimizer:
             for key, value in sorted(part.state.get(p, {}).items())
         }
 
-    def restore(self, saved: Mapping[str, Tensor]) -> None:
-        """Put back what `tensors` returned. Parameters without saved state have not been stepped yet."""
+    def restore(self, saved: Mapping[str, Tensor], divided: Callable[[Tensor, Tensor], Tensor] = _as_it_is) -> None:
+        """Put back what `tensors` returned. Parameters without saved state have not been stepped yet.
+
+        `divided(moment, parameter)` is the part of a whole moment that belongs to a part of a parameter.
+        """
         owner = {p: part for part in self.parts for group in part.param_groups for p in group["params"]}
         for key_name, value in saved.items():
             key, _, name = key_name.partition(".")
@@ -174,4 +181,5 @@ class Optimizer:
             # The step count stays where the optimizer keeps it; moments live beside their weight.
             home = p.device if key != "step" or self.fused else torch.device("cpu")
             # A copy: what a file gave may be a map of that file.
-            owner[p].state[p][key] = value.to(home, copy=True)
+            value = value.to(home, copy=True)
+            owner[p].state[p][key] = divided(value, p) if value.shape == p.shape else value

@@ -50,16 +50,19 @@ def path(folder: Path, step: int) -> Path:
 def save(folder: Path, state: TrainState, tokenizers: Mapping[str, Tokenizer], extra: Mapping[str, Any]) -> Path:
     """Write the checkpoint of this step into `folder`; `extra` is JSON about the training for the bundle."""
     target = path(folder, state.step)
-    weights, defaults = state.weights(), _defaults(folder)
+    weights, tensors, values = state.weights(), state.tensors(), state.values()
+    if not state.world.first:
+        return target
+    defaults = _defaults(folder)
     with replacing(target) as temporary:
         temporary.mkdir()
         written = state.model, tokenizers, state.manifests(), extra
         bundle.write_bundle(temporary, *written, defaults=defaults, weights=weights, dtype="fp32")
-        save_file({k: v.detach().cpu().contiguous() for k, v in state.tensors().items()}, temporary / TENSORS)
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary / TENSORS)
         # How it is sampled may be changed later.
         kept = [p for p in temporary.rglob("*") if p.is_file() and p.name != bundle.SAMPLING]
         files = {p.relative_to(temporary).as_posix(): sha256(p) for p in kept}
-        content = {"format": FORMAT, "state": state.values(), "files": files}
+        content = {"format": FORMAT, "state": values, "files": files}
         content["digest"] = _digest(content)
         (temporary / VALUES).write_text(json.dumps(content))
     return target
@@ -89,7 +92,7 @@ def resume(folder: Path, state: TrainState, say: Callable[[str], None]) -> Path 
 
     A damaged one is passed over with a message. Raises `ArtifactError` when all are damaged.
     """
-    for stale in folder.glob(".step-*"):
+    for stale in folder.glob(".step-*") if state.world.first else ():
         shutil.rmtree(stale, ignore_errors=True)
     checkpoints = found(folder)
     for checkpoint in checkpoints:
@@ -182,7 +185,7 @@ def initial_weights(name: str, state: TrainState, tokenizers: Mapping[str, Token
             )
     state.inherited = source.manifests
     try:
-        state.model.load_state_dict(source.model.state_dict())
+        state.load(source.model.state_dict())
     except RuntimeError as e:
         reason = str(e).splitlines()[1].strip()
         raise ArtifactError(f"{folder} is of another shape than model.* of this run: {reason}") from None

@@ -74,6 +74,20 @@ class PhysicalBatch:
 
 
 @chz.chz
+class Devices:
+    """How a run uses several devices (`torchrun ... -m trimask train`). Nothing of it changes the weights."""
+
+    shards: int | None = chz.field(
+        default=None, doc="devices that share one copy of the state; 1: each has its own; None: all share one"
+    )
+    timeout: float = chz.field(default=10.0, doc="minutes to wait for another process before the run fails")
+
+    @chz.validate
+    def _check(self):
+        check(self, "devices", POSITIVE, "shards", "timeout")
+
+
+@chz.chz
 class Validation:
     """Bounds on held-out data, always on the same batches with the same masks."""
 
@@ -129,6 +143,7 @@ class TrainConfig:
     checkpoints: Checkpoints = chz.field(default_factory=Checkpoints)
     log_every: int = chz.field(default=10, doc="steps per row of metrics.jsonl")
     device: Device = "auto"
+    devices: Devices = chz.field(default_factory=Devices)
     dtype: DType = chz.field(default="auto", doc="compute type; auto measures which is faster")
     compile: Literal["auto", "on", "off"] = chz.field(default="auto", doc="torch.compile for the blocks")
     on_existing: Literal["resume", "new", "fail"] = chz.field(
@@ -167,7 +182,18 @@ class TrainConfig:
         return next((b for b in self.bases if b.schedule == type(self.schedule).__name__), None)
 
 
-FREE = ("run", "validation", "hooks", "checkpoints", "log_every", "on_existing", "init", "data.workers", "tokenizers")
+FREE = (
+    "run",
+    "validation",
+    "hooks",
+    "checkpoints",
+    "log_every",
+    "on_existing",
+    "init",
+    "data.workers",
+    "tokenizers",
+    "devices",
+)
 """Fields that may change when a run is resumed: they do not decide the weights.
 
 Tokenizers are compared by fingerprint, not by the folder they lie in.

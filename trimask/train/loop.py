@@ -26,8 +26,9 @@ from trimask.optim.optimizer import Optimizer
 from trimask.optim.parametrization import groups
 from trimask.tokenizers import artifact
 from trimask.tokenizers.contract import Tokenizer
-from trimask.train import checkpoint, device, record, validation
+from trimask.train import checkpoint, device, distributed, record, validation
 from trimask.train.config import TrainConfig
+from trimask.train.distributed import World
 from trimask.train.failures import clear_failures
 from trimask.train.hooks import Moment
 from trimask.train.progress import Display, display
@@ -105,18 +106,20 @@ def train(
 ) -> Result:
     """`fit` on any source of batches. `held_out` is what `config.validation` scores; `notes` are printed first."""
     with ExitStack() as stack:
-        show = stack.enter_context(display())
-        run = stack.enter_context(record.opened(config))
+        world = stack.enter_context(distributed.joined(device_of(config.device).type, config.devices))
+        source.share(world.rank, world.size)
+        show = stack.enter_context(display(quiet=not world.first))
+        run = world.from_first(lambda: stack.enter_context(record.opened(config))).seen_by(world)
         stack.enter_context(clear_failures(run.folder))
-        compute = run.compute(config, partial(_choose, config, source))
+        compute = world.from_first(lambda: run.compute(config, partial(_choose, config, source, world)))
         where = device_of(compute.device)
         stack.enter_context(device.deterministic(where))
         resolved = resolve(config, compute.pace)
         for line in (*compute.reasons, *notes, *(f"caution: {c}" for c in resolved.cautions)):
             show.say(line)
-        state = _state(resolved, source, compute)
+        state = _state(resolved, source, compute, world)
         _begin(config, run, state, tokenizers, show)
-        tasks = _tasks(config, held_out, where)
+        tasks = _tasks(config, held_out, where, world)
         asked = stack.enter_context(interruptible())
         return loop(config, run, state, tokenizers, tasks, compute, show, asked, clock)
 
@@ -133,38 +136,41 @@ def loop(
     clock: Callable[[], float],
 ) -> Result:
     """Train until the budget is spent or a signal comes. All that changes is in `state`."""
-    model, optimizer, window, budget = state.model, state.optimizer, state.window, config.budget
+    model, optimizer, window, world, budget = state.model, state.optimizer, state.window, state.world, config.budget
     limit = config.optimizer.clip
     grouped = groups(model)
     where = torch.device(compute.device)
     extra = {"config": to_json(config)}
     batches = iter(state.source)
-    mark = saved = clock()
+    (mark,) = world.sum(clock() if world.first else 0.0)
+    saved, stop = mark, False
     done = budget.progress(state.tokens, state.step, state.seconds) >= 1
 
-    while not done and not asked:
+    while not done and not stop:
         started = time.perf_counter()
+        world.reached(state.step + 1)
 
         # Data, and the schedule in the middle of the stretch of the budget that it spends.
         taken = list(islice(batches, config.passes))
         if len(taken) < config.passes:
             raise TrainingError(f"the data ended at step {state.step} before the budget was spent; lower the budget")
-        tokens = sum(sum(batch.tokens.values()) for batch in taken)
-        progress = budget.progress(state.tokens + tokens / 2, state.step + 0.5, state.seconds)
+        read = time.perf_counter()
+        tokens, maskable, work = _counts(model, taken, world)
+        counted = time.perf_counter()
+        progress = budget.progress(state.tokens + sum(tokens.values()) / 2, state.step + 0.5, state.seconds)
         factor = config.schedule.factor(progress)
         optimizer.set_factor(factor)
 
-        # Loss and gradient, of all passes over the count of all.
+        # Loss and gradient, of all passes of all processes over the count of all.
         optimizer.zero_grad()
-        maskable, loss, work = sum(batch.masked.maskable for batch in taken), 0.0, 0
+        part = 0.0
         for batch in taken:
             outcome = evaluate(model, to(batch.masked, where), maskable)
-            if outcome.terms:
-                outcome.loss.backward()
-            loss += float(outcome.loss.detach())
+            outcome.loss.backward()
+            part += float(outcome.loss.detach())
             window.add(batch, outcome)
-            work += flops(model, batch.masked)
-        norm_parts = gradients.norms(grouped)
+        (loss,) = world.sum(part)
+        norm_parts = {name: world.whole(norm) for name, norm in gradients.norms(grouped).items()}
         norm = gradients.total(norm_parts)
         norms = {"total": float(norm), **{k: float(v) for k, v in norm_parts.items()}}
 
@@ -185,19 +191,20 @@ def loop(
         # The step.
         gradients.clip(model.parameters(), norm, limit)
         optimizer.step()
-        state.advance(taken, work)
+        state.advance(taken, tokens, work)
         if state.average:
             state.average.update(state.step)
 
         # What it measured.
-        window.add_step(loss, norms, limit, work)
-        window.seconds += time.perf_counter() - started
-        state.seconds, mark = state.seconds + (now := clock()) - mark, now
+        window.add_step(loss, norms, limit, sum(tokens.values()), work)
+        window.add_times(time.perf_counter() - started, read - started, counted - read)
+        now, stop = world.sum(clock() if world.first else 0.0, bool(asked))
+        state.seconds, mark = state.seconds + now - mark, now
         progress = budget.progress(state.tokens, state.step, state.seconds)
         done = progress >= 1
         show.advance(progress)
         if state.step % config.log_every == 0 or done:
-            row = window.row(compute.matmul_rate)
+            row = window.of_all(world).row(compute.matmul_rate * world.size)
             rates = {g["name"]: g["lr"] for g in optimizer.param_groups}
             counters = {"tokens": state.tokens, "seconds": state.seconds, "progress": progress, "factor": factor}
             run.record("train", state.step, {**counters, "rates": rates, **row})
@@ -212,17 +219,18 @@ def loop(
             if state.step % every == 0 or done:
                 with state.for_evaluation() as evaluated:
                     task(_moment(run, state, evaluated, progress, tokenizers, show))
-        state.seconds, mark = state.seconds + (now := clock()) - mark, now
+                (now,) = world.sum(clock() if world.first else 0.0)
+        state.seconds, mark = state.seconds + now - mark, now
 
         # Everything so far becomes permanent.
         keep = config.checkpoints
-        due = state.step % keep.every == 0 or state.step in keep.keep_steps or clock() - saved > 60 * keep.minutes
-        if due or done or asked:
+        due = state.step % keep.every == 0 or state.step in keep.keep_steps or now - saved > 60 * keep.minutes
+        if due or done or stop:
             checkpoint.save(run.checkpoints, state, tokenizers, extra)
             checkpoint.prune(run.checkpoints, keep)
-            saved = clock()
+            saved = now
 
-    ended = "done" if done else f"stopped by {asked.name}, the same command goes on"
+    ended = "done" if done else f"stopped by {asked.name or 'a signal'}, the same command goes on"
     spent = f"step {state.step}, {si(state.tokens)} tokens, {duration(state.seconds)}"
     show.say(f"{ended}: {spent}; checkpoints are in {run.checkpoints}")
     bounds = record.last(run.folder, "validation").get("bounds", {})
@@ -231,24 +239,36 @@ def loop(
     return Result(run.folder, state.step, state.tokens, state.seconds, done, bounds, *counts)
 
 
-def _choose(config: TrainConfig, source: Source) -> device.Compute:
+def _counts(model: Transformer, taken: Sequence[Batch], world: World) -> tuple[dict[str, int], int, int]:
+    """Processed tokens by modality, maskable tokens and operations of a step, over all processes."""
+    names = [m.name for m in model.vocabulary.modalities]
+    tokens = [sum(batch.tokens.get(name, 0) for batch in taken) for name in names]
+    maskable = sum(batch.masked.maskable for batch in taken)
+    work = sum(flops(model, batch.masked) for batch in taken)
+    *counts, maskable, work = (round(n) for n in world.sum(*tokens, maskable, work))
+    return {name: n for name, n in zip(names, counts, strict=True) if n}, maskable, work
+
+
+def _choose(config: TrainConfig, source: Source, world: World) -> device.Compute:
     """Measure and choose how to compute, and how many steps the budget lasts."""
     wanted = (config.device, config.dtype, config.compile)
-    chosen = device.choose(wanted, config.model, config.data.rows, config.data.slots, partial(run_seconds, config))
+    rows = config.data.rows // world.size
+    chosen = device.choose(wanted, config.model, rows, config.data.slots, partial(run_seconds, config))
     pace = measured_pace(config, source, chosen)
     return replace(chosen, step_seconds=pace.seconds, density=pace.density)
 
 
-def _state(resolved: Resolved, source: Source, compute: device.Compute) -> TrainState:
+def _state(resolved: Resolved, source: Source, compute: device.Compute, world: World) -> TrainState:
     """The state before the first step."""
     config = resolved.config
     model = Transformer(config.model, config.seed).to(compute.device)
     model.dtype = DTYPES[compute.dtype]
     if compute.compile:
         model.compiled()
+    world.shard(model)
     optimizer = Optimizer(resolved.optimizer, model, resolved.scale, resolved.kappa)
     average = Average(model, resolved.ema) if config.ema else None
-    return TrainState(model, optimizer, average, source, Window(config.model.vocabulary))
+    return TrainState(model, optimizer, average, source, Window(config.model.vocabulary), world)
 
 
 def _begin(
@@ -281,19 +301,25 @@ def _begin(
     show.say(f"training {si(parameters)} parameters in {run.folder}")
 
 
-def _tasks(config: TrainConfig, held_out: Stream | Sequence[Batch] | None, where: torch.device) -> list[Task]:
-    """Validation, then the configured hooks, each with its cadence."""
+def _tasks(
+    config: TrainConfig, held_out: Stream | Sequence[Batch] | None, where: torch.device, world: World
+) -> list[Task]:
+    """Validation by all processes, then the configured hooks, by the first; each with its cadence."""
     tasks: list[Task] = []
     if config.validation and held_out is not None:
         kept = validation.batches(held_out, config.validation.batches)
 
         def validate(moment: Moment) -> None:
-            result = validation.bounds(moment.model, kept, where)
+            result = validation.bounds(moment.model, kept, where, world)
             moment.record("validation", {"tokens": moment.tokens, "bounds": result})
             moment.say(f"step {moment.step}  validation: {validation.summary(result)}")
 
         tasks.append((config.validation.every, validate))
-    return [*tasks, *((hook.every, hook) for hook in config.hooks)]
+    return [*tasks, *((hook.every, hook if world.first else _nothing) for hook in config.hooks)]
+
+
+def _nothing(_moment: Moment) -> None:
+    """What the other processes do while the first one looks at its samples."""
 
 
 def _moment(
@@ -315,9 +341,10 @@ def _moment(
 def _keep(
     run: record.Run, kind: str, state: TrainState, taken: Sequence[Batch], loss: float, norms: Mapping[str, float]
 ) -> Path:
-    """Save the batch of the coming step for inspection; one of several passes as a folder each."""
+    """Save the batch of the coming step for inspection; of several processes and passes a folder each."""
     folder = run.folder / kind / f"step-{state.step + 1:08d}"
+    part = folder / f"process-{state.world.rank}" if state.world.size > 1 else folder
     for number, batch in enumerate(taken):
-        place = folder / f"pass-{number}" if len(taken) > 1 else folder
+        place = part / f"pass-{number}" if len(taken) > 1 else part
         save_batch(place, batch, {"step": state.step + 1, "loss": loss, "gradient_norms": dict(norms)})
     return folder

@@ -50,9 +50,9 @@ def describe(row: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def display(console: Console | None = None) -> Iterator[Display]:
-    """A display for the standard output."""
-    console = console or Console()
+def display(console: Console | None = None, quiet: bool = False) -> Iterator[Display]:
+    """A display for the standard output; a quiet one shows nothing."""
+    console = console or Console(quiet=quiet)
     if not console.is_terminal:
         yield Display(console, None)
         return

@@ -33,6 +33,7 @@ from trimask.core.errors import ArtifactError, DataError, TrainingError, UsageEr
 from trimask.core.files import read_json, replacing, sha256, write_json
 from trimask.train.config import TrainConfig, differences
 from trimask.train.device import Compute
+from trimask.train.distributed import World
 
 CONFIG, ENVIRONMENT, METRICS, PATCH = "config.json", "environment.json", "metrics.jsonl", "code.patch"
 PACKAGES = ("torch", "numpy", "grain", "chz", "safetensors", "tokenizers")
@@ -97,10 +98,14 @@ def _check_resumable(folder: Path, config: TrainConfig) -> None:
 class Run:
     """An open run folder."""
 
-    def __init__(self, folder: Path, resumed: bool):
-        self.folder, self.resumed = folder, resumed
+    def __init__(self, folder: Path, resumed: bool, writes: bool = True):
+        self.folder, self.resumed, self.writes = folder, resumed, writes
         self.threads: int | None = None
         """CPU threads of the run's start, where it is known."""
+
+    def seen_by(self, world: World) -> "Run":
+        """The run as one of its processes has it: only the first writes into the folder."""
+        return self if world.first else Run(self.folder, self.resumed, writes=False)
 
     @property
     def checkpoints(self) -> Path:
@@ -126,7 +131,7 @@ class Run:
     def rewind(self, step: int) -> None:
         """Drop the rows of `metrics.jsonl` after `step`, which a resumed run writes again."""
         path = self.folder / METRICS
-        if not path.exists():
+        if not self.writes or not path.exists():
             return
         kept = [line for line in path.read_text().splitlines() if _step(line) <= step]
         with replacing(path) as temporary:
@@ -134,6 +139,8 @@ class Run:
 
     def record(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """Append a row to `metrics.jsonl`."""
+        if not self.writes:
+            return
         row = {"kind": kind, "step": step, "time": round(time.time(), 3), **values}
         with (self.folder / METRICS).open("a") as f:
             f.write(json.dumps(row) + "\n")

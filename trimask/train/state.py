@@ -14,6 +14,7 @@ from trimask.data.stream import Batch
 from trimask.model.transformer import Transformer
 from trimask.optim.average import Average
 from trimask.optim.optimizer import Optimizer
+from trimask.train.distributed import ALONE, World
 from trimask.train.statistics import SPIKE_STEPS, Window
 
 
@@ -28,6 +29,10 @@ class Source(Protocol):
     def state(self) -> dict[str, Any]: ...
 
     def restore(self, state: dict[str, Any], /) -> None: ...
+
+    def share(self, rank: int, size: int, /) -> None:
+        """Yield one process's part of each batch from now on."""
+        ...
 
     def durations(self, modality: str, /) -> np.ndarray | None:
         """How long each code of a line lasts in what runs beside it; None where nothing does."""
@@ -46,6 +51,7 @@ class TrainState:
     average: Average | None
     source: Source
     window: Window
+    world: World = ALONE
     step: int = 0
     processed: dict[str, int] = field(default_factory=dict)
     """Tokens so far, by modality."""
@@ -64,15 +70,15 @@ class TrainState:
         """All of `processed`."""
         return sum(self.processed.values())
 
-    def advance(self, taken: Sequence[Batch], flops: int) -> None:
-        """One step more, on these batches."""
+    def advance(self, taken: Sequence[Batch], tokens: Mapping[str, int], flops: int) -> None:
+        """One step more, on these batches; tokens and operations are those of all processes."""
         self.step += 1
         self.flops += flops
         for batch in taken:
             for path, read in batch.epochs.items():
                 self.epochs[path] = max(read, self.epochs.get(path, 0.0))
-            for name, count in batch.tokens.items():
-                self.processed[name] = self.processed.get(name, 0) + count
+        for name, count in tokens.items():
+            self.processed[name] = self.processed.get(name, 0) + count
 
     def manifests(self) -> list[Mapping[str, Any]]:
         """Of all that trained the weights: first those of this run's data, in its order."""
@@ -85,20 +91,21 @@ class TrainState:
 
     @contextmanager
     def for_evaluation(self) -> Iterator[Transformer]:
-        """The model as its users will have it: averaged weights where there are any, no gradients."""
-        with torch.no_grad(), self.model.eager(), self.average.applied() if self.average else nullcontext():
-            yield self.model
+        """The model as its users will have it: whole, averaged weights where there are any, no gradients."""
+        averaged = self.average.applied() if self.average else nullcontext()
+        with torch.no_grad(), averaged, self.world.undivided(self.model) as model, model.eager():
+            yield model
 
     def weights(self) -> dict[str, Tensor]:
-        """The weights that a user of the checkpoint gets."""
-        return {**self.model.state_dict(), **(self.average.weights if self.average else {})}
+        """The weights that a user of the checkpoint gets; of several processes in the first alone."""
+        return self.world.on_first({**self.model.state_dict(), **(self.average.weights if self.average else {})})
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything but `weights` that is a tensor."""
+        """Everything but `weights` that is a tensor; of several processes in the first alone."""
         trained = self.model.state_dict() if self.average else {}
         out = {f"model.{k}": v for k, v in trained.items()}
         out |= {f"optimizer.{k}": v for k, v in self.optimizer.tensors().items()}
-        return out
+        return self.world.on_first(out)
 
     def values(self) -> dict[str, Any]:
         """Everything that is not a tensor, as JSON. Python writes floats so that they come back exactly."""
@@ -109,22 +116,29 @@ class TrainState:
             "epochs": self.epochs,
             "seconds": self.seconds,
             "losses": self.losses,
-            "window": self.window.state(),
+            "window": self.window.of_all(self.world).state(),
             "source": self.source.state(),
         }
+
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Give the model other weights, whole ones. Raises `RuntimeError` where names or shapes differ."""
+        own = self.model.state_dict()
+        self.model.load_state_dict({k: self.world.divided(v, own[k]) if k in own else v for k, v in weights.items()})
 
     def restore(self, weights: Mapping[str, Tensor], tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Become the state that `weights`, `tensors` and `values` were taken from."""
         if self.average:
             for k, average in self.average.weights.items():
-                average.copy_(weights[k])
+                average.copy_(self.world.divided(weights[k], average))
             weights = _under("model.", tensors)
-        self.model.load_state_dict(weights)
-        self.optimizer.restore(_under("optimizer.", tensors))
+        self.load(weights)
+        self.optimizer.restore(_under("optimizer.", tensors), self.world.divided)
         self.step, self.seconds, self.flops = values["step"], values["seconds"], values["flops"]
         self.processed, self.epochs = dict(values["processed"]), dict(values["epochs"])
         self.losses = list(values["losses"])
         self.window.restore(values["window"])
+        if not self.world.first:
+            self.window.forget_part()
         self.source.restore(values["source"])
 
 

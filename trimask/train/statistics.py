@@ -7,6 +7,7 @@ masked token.
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor
 from trimask.core.modality import Vocabulary
 from trimask.data.stream import Batch
 from trimask.diffusion.objective import Terms
+from trimask.train.distributed import World
 from trimask.train.step import Outcome
 
 LEVELS = 8
@@ -23,6 +25,10 @@ SPIKE_STEPS, SPIKE_DEVIATIONS = 100, 6.0
 DOMINATED_FROM, DOMINATED_SHARE, DOMINATED_EXCESS = 200, 0.5, 0.25
 """From step 200 on, END and FILL dominate a modality's predictions when they are more than half of
 them and exceed their share among the targets by more than a quarter."""
+OF_A_PART = (
+    "filled", "reading", "waiting", "ce_MK", "count_MK", "weighted_M", "maskable_M", "stops_predicted_M", "stops_true_M"
+)  # fmt: skip
+"""What a process counts of its part of a pass; everything else is of all parts."""
 
 
 def is_spike(losses: Sequence[float], loss: float) -> bool:
@@ -40,6 +46,8 @@ class Window:
         self.names = [m.name for m in vocabulary.modalities]
         self.codes = [a.codes for a in vocabulary.alphabets]
         self.modality_of = np.array([a.modality for a in vocabulary.alphabets])
+        self.slowest = 0
+        """The process that waits the least for others, which wait for it."""
         self.dominated: list[str] = []
         """Modalities that the last row warned of."""
         self.clear()
@@ -47,13 +55,31 @@ class Window:
     def clear(self) -> None:
         m = len(self.names)
         self.steps = self.passes = self.tokens = self.flops = self.clipped = 0
-        self.seconds = self.loss = self.filled = 0.0
+        self.seconds = self.loss = self.filled = self.reading = self.waiting = 0.0
         self.ce_MK, self.count_MK = np.zeros((m, LEVELS)), np.zeros((m, LEVELS))
         self.weighted_M, self.maskable_M = np.zeros(m), np.zeros(m)
         self.stops_predicted_M, self.stops_true_M = np.zeros(m), np.zeros(m)
         self.norms: dict[str, float] = {}
         self.epochs: dict[str, float] = {}
         self.items: dict[str, int] = {}
+
+    def of_all(self, world: World) -> "Window":
+        """The sums of all processes; each has its own until here."""
+        out = copy(self)
+        own = {k: np.asarray(getattr(self, k), float) for k in OF_A_PART}
+        sums = iter(world.sum(*(float(x) for v in own.values() for x in v.flat)))
+        for k, v in own.items():
+            total = np.fromiter(sums, float, v.size).reshape(v.shape)
+            setattr(out, k, total if v.ndim else type(getattr(self, k))(total))
+        for k in ("filled", "reading", "waiting"):
+            setattr(out, k, getattr(out, k) / world.size)
+        out.slowest = int(np.argmin(world.of_each(self.waiting)))
+        return out
+
+    def forget_part(self) -> None:
+        """Begin anew with what a process counts of its part: another one has it."""
+        for k in OF_A_PART:
+            setattr(self, k, np.zeros_like(v) if isinstance(v := getattr(self, k), np.ndarray) else type(v)())
 
     def state(self) -> dict[str, Any]:
         """Every sum as JSON."""
@@ -64,19 +90,25 @@ class Window:
         for k, v in state.items():
             setattr(self, k, np.array(v) if isinstance(getattr(self, k), np.ndarray) else v)
 
-    def add_step(self, loss: float, norms: Mapping[str, float], limit: float, flops: int) -> None:
-        """Take in one step, without its passes and its time."""
+    def add_step(self, loss: float, norms: Mapping[str, float], limit: float, tokens: int, flops: int) -> None:
+        """Take in one step, without its passes and its times."""
         self.steps += 1
+        self.tokens += tokens
         self.flops += flops
         self.loss += loss
         self.clipped += norms["total"] > limit
         for k, v in norms.items():
             self.norms[k] = self.norms.get(k, 0.0) + v
 
+    def add_times(self, seconds: float, reading: float, waiting: float) -> None:
+        """Take in the time of a step, of it that for its data and that for the other processes to have theirs."""
+        self.seconds += seconds
+        self.reading += reading
+        self.waiting += waiting
+
     def add(self, batch: Batch, outcome: Outcome) -> None:
         """Take in one pass of a step."""
         self.passes += 1
-        self.tokens += sum(batch.tokens.values())
         self.filled += batch.filled
         self.epochs.update(batch.epochs)
         for k, v in batch.items.items():
@@ -116,6 +148,9 @@ class Window:
             "epochs": dict(self.epochs),
             "items": dict(self.items),
             "filled": self.filled / self.passes,
+            "reading_share": self.reading / seconds,
+            "waiting_share": self.waiting / seconds,
+            "slowest": self.slowest,
             "tokens_per_second": self.tokens / seconds,
             "flops_per_second": self.flops / seconds,
             "matmul_share": self.flops / seconds / matmul_rate,

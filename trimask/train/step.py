@@ -47,12 +47,10 @@ class _Watched:
 
 
 def evaluate(model: Transformer, masked: Masked, maskable: int | None = None) -> Outcome:
-    """The objective of a batch. One that masks nothing has loss 0.
+    """The objective of a batch.
 
     `maskable` is the number of maskable tokens it is divided by: those of all passes of a step; by default its own.
     """
-    if not masked.queries:
-        return Outcome(torch.zeros((), device=masked.weight_BL.device), [], [])
     watched = _Watched(model)
     terms = objective.terms(watched, masked, model.vocabulary)
     count = masked.maskable if maskable is None else maskable

@@ -38,7 +38,8 @@ def measured_density(config: TrainConfig, source: Source) -> float:
     source.restore(before)
     if not taken:
         raise TrainingError("the data ended before the first step")
-    return sum(sum(batch.tokens.values()) for batch in taken) / (len(taken) * data.rows * data.slots)
+    positions = sum(batch.masked.canvas.segment_BP.numel() for batch in taken)
+    return sum(sum(batch.tokens.values()) for batch in taken) / positions
 
 
 def measured_step(resolved: Resolved, source: Source, dtype: str, compiled: bool = False) -> float:
@@ -59,9 +60,7 @@ def measured_step(resolved: Resolved, source: Source, dtype: str, compiled: bool
         started = time.perf_counter()
         taken = list(islice(batches, config.passes))
         for batch in taken:
-            outcome = evaluate(model, to(batch.masked, where))
-            if outcome.terms:
-                outcome.loss.backward()
+            evaluate(model, to(batch.masked, where)).loss.backward()
         if not taken:
             break
         optimizer.step()

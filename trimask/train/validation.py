@@ -11,6 +11,7 @@ from trimask.core.modality import Vocabulary
 from trimask.data.stream import Batch
 from trimask.diffusion.schedules import by_name
 from trimask.model.transformer import Transformer
+from trimask.train.distributed import ALONE, World
 from trimask.train.step import evaluate, to
 
 
@@ -19,19 +20,24 @@ def batches(source: Iterable[Batch], count: int) -> list[Batch]:
     return list(islice(source, count))
 
 
-def bounds(model: Transformer, held_out: Sequence[Batch], device: torch.device) -> dict[str, dict[str, float]]:
+def bounds(
+    model: Transformer, held_out: Sequence[Batch], device: torch.device, world: World = ALONE
+) -> dict[str, dict[str, float]]:
     """Negative ELBO per modality in nats per maskable token (END and FILL included), and its error.
 
     Weights are those of the bound, whatever training uses: a modality's `elbo` and its weights play no part. Of a
     causal model it is the negative log-likelihood itself.
     The error is the standard error over batches of the ratio of sums.
-    It is the bound of the stream's own condition modes and needs a stream without anti-masking.
+    It is the bound of the stream's own condition modes and needs a stream without anti-masking. The processes of a
+    world share the batches out.
     """
     v = model.vocabulary
     nats = np.zeros((len(held_out), len(v.modalities)))
     tokens = np.zeros_like(nats)
     for b, batch in enumerate(held_out):
-        nats[b], tokens[b] = _sums(model, batch, v, device)
+        if b % world.size == world.rank:
+            nats[b], tokens[b] = _sums(model, batch, v, device)
+    nats, tokens = (np.reshape(world.sum(*a.flat), a.shape) for a in (nats, tokens))
     return {
         row.name: {"nats": value, "error": _ratio_error(nats[:, m], tokens[:, m], value), "tokens": tokens[:, m].sum()}
         for m, row in enumerate(v.modalities)
