@@ -117,6 +117,23 @@ def test_workers_do_not_change_the_order(sets):
     assert torch.equal(ids(there, 1)[0], ids(here_again, 1)[0])
 
 
+def test_processes_share_a_batch_out(sets):
+    """The parts of all are the whole, masks included; each has the items and epochs of the whole."""
+    whole, *parts = (Stream(config(sets), VOCABULARY) for _ in range(3))
+    for rank, part in enumerate(parts):
+        part.share(rank, 2)
+    for batch, *own in zip(whole, *parts, strict=False):
+        ids = torch.cat([b.masked.canvas.ids_BL for b in own])
+        assert torch.equal(ids, batch.masked.canvas.ids_BL)
+        assert torch.equal(torch.cat([b.masked.weight_BL for b in own]), batch.masked.weight_BL)
+        assert {k: sum(b.tokens.get(k, 0) for b in own) for k in batch.tokens} == batch.tokens
+        assert all((b.items, b.epochs) == (batch.items, batch.epochs) for b in own)
+        if batch.epochs[sets["text"]] > 1:
+            break
+    with pytest.raises(UsageError, match=r"data\.rows=4, the rows of a pass, are not a multiple of 3 processes"):
+        whole.share(0, 3)
+
+
 def test_shares_are_of_positions(sets):
     sources = (SourceConfig(path=sets["text"], weight=3), SourceConfig(path=sets["pairs"], weight=1))
     stream = Stream(StreamConfig(sources=sources, rows=4, slots=64, tokens=96), VOCABULARY)

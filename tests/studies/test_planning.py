@@ -74,7 +74,11 @@ def test_the_size_of_a_budget_is_the_best_that_fits(law):
     assert small.memory.total < 0.9 * 24e9
     # Batches are whole passes of all devices, not beyond the critical one.
     horizon = resolve(large.config).horizon
-    assert large.config.rows % (64 * large.config.data.rows) == 0 and horizon is not None
+    assert large.config.rows % large.config.data.rows == 0 and horizon is not None
+    own = recipes.configure("tri", []).data.rows
+    assert large.config.data.rows == 64 * own
+    assert large.command.startswith("torchrun --nnodes 8 --rdzv-backend c10d --rdzv-endpoint HOST --nproc-per-node 8 ")
+    assert large.command.endswith(f" data.rows={64 * own}") and small.command.startswith("trimask train tri ")
     hours = plan(asked_of(law, hours=10, device=device("H100", 0.5), devices=8))
     assert hours.flops == pytest.approx(10 * 3600 * 8 * 0.5 * 989e12) and hours.seconds == pytest.approx(36_000)
     # Without a budget: the tokens for which a size is the best, where both slopes are alike.
@@ -91,13 +95,13 @@ def test_a_plan_says_what_to_expect_and_how_far_it_reaches(law):
     low, high = law.interval(n, d)
     assert f"all {law.loss(n, d):.4f} ({low:.4f} to {high:.4f})" in text and low < law.loss(n, d) < high
     times = f"{n / 2e8:.3g} times the params of the largest and {d / 1e10:.3g} times the tokens of the largest training"
-    assert f"extrapolated: {times}" in text and "`trimask train` runs on one device" in text
+    assert f"extrapolated: {times}" in text and "as fast on 64 devices as so many times one" in text
     assert f"epochs       text {0.25 * d / 1e9:.3g}" in text and "text: more than 4 epochs" in text
-    assert f"run          trimask train tri model.depth={made.config.model.depth} budget.tokens={int(d)}" in text
+    assert f"-m trimask train tri model.depth={made.config.model.depth} budget.tokens={int(d)}" in text
     assert "64 x H200: 40% of 989TFLOP/s, assumed" in text and "kappa" in text
     near = asked_of(law, flops=1e17)
     said = "\n".join(describe(near, plan(near)))
-    assert not [caution for caution in ("extrapolated", "of other models", "devices share") if caution in said]
+    assert not [caution for caution in ("extrapolated", "of other models", "devices as so many") if caution in said]
     larger = {"params": [1e9, 2e9], "tokens": [1e12, 1e13]}
     above = replace(law, targets={ALL: {**law.targets[ALL], "ranges": larger}})
     said = "\n".join(describe(asked_of(above, flops=1e17), plan(near)))

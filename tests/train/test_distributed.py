@@ -1,6 +1,8 @@
 """Several processes train what one does: the same batches and masks, and losses that differ by rounding."""
 
 import os
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,10 +18,12 @@ from trimask.train import checkpoint, record
 PROGRAM = Path(world_run.__file__)
 
 
-def started(run: Path, processes: int, shards: int = 0, killed_at: int = 0, restarts: int = 0) -> int:
-    """The exit code of a run; `shards=0`: all processes share one copy of the state."""
+def started(
+    run: Path, processes: int, shards: int = 0, struck: int = 0, by: signal.Signals = signal.SIGKILL, restarts: int = 0
+) -> int:
+    """The exit code of a run; `shards=0`: all processes share one copy of the state. One may be struck by a signal."""
     words = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    words += [f"--max-restarts={restarts}", str(PROGRAM), str(run), str(shards), str(killed_at)]
+    words += [f"--max-restarts={restarts}", str(PROGRAM), str(run), str(shards), str(struck), str(int(by))]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with open(f"{run}.out", "a") as out:
         return subprocess.run([sys.executable, *words], stdout=out, stderr=out, env=environment, check=False).returncode
@@ -53,7 +57,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory) -> Path:
     run = tmp_path_factory.mktemp("alone") / "run"
-    assert world_run.main([str(run), "0", "0"]) == 0
+    assert world_run.main([str(run), "0", "0", "0"]) == 0
     return run
 
 
@@ -80,11 +84,11 @@ def test_data_parallel_sharded_and_both(tmp_path, alone, processes, shards):
 def test_a_run_goes_on_with_fewer_processes(tmp_path, alone):
     """Four, of which one is killed; two, of which one is; one."""
     run = tmp_path / "run"
-    assert started(run, 4, 2, killed_at=25) != 0
+    assert started(run, 4, 2, struck=25) != 0
     assert checkpoint.found(run / "checkpoints")[0].name == "step-00000020"
-    assert started(run, 2, 1, killed_at=37) != 0
+    assert started(run, 2, 1, struck=37) != 0
     assert checkpoint.found(run / "checkpoints")[0].name == "step-00000030"
-    assert world_run.main([str(run), "0", "0"]) == 0
+    assert world_run.main([str(run), "0", "0", "0"]) == 0
     assert_same_steps(run, alone)
 
 
@@ -92,14 +96,19 @@ def test_a_run_goes_on_with_fewer_processes(tmp_path, alone):
 def test_a_killed_process_comes_back_by_itself(tmp_path):
     """To the same bits as an undisturbed run of as many processes."""
     assert started(tmp_path / "whole", 2) == 0
-    assert started(tmp_path / "run", 2, killed_at=25, restarts=1) == 0
+    assert started(tmp_path / "run", 2, struck=25, restarts=1) == 0
     ours, theirs = weights(tmp_path / "run"), weights(tmp_path / "whole")
     assert all(torch.equal(ours[k], theirs[k]) for k in ours)
     events = [r["event"] for r in record.read_metrics(tmp_path / "run", "event")]
     assert "resumed" in events
 
 
-def test_rows_that_cannot_be_shared_out(tmp_path):
-    source = world_run.Packed()
-    source.share(0, 2)
-    assert source.batch(0).masked.canvas.shape[0] == world_run.ROWS // 2
+@pytest.mark.long
+def test_a_process_that_hangs_is_named(tmp_path):
+    """The run ends when the others have waited long enough; its checkpoints are there to go on from."""
+    run = tmp_path / "run"
+    assert started(run, 2, struck=25, by=signal.SIGSTOP) != 0
+    said = " ".join(Path(f"{run}.out").read_text().split())
+    assert f"process 0 waits in vain for the others: process 1 (on {socket.gethostname()}) is at the data of" in said
+    assert "of step 26, the others are beyond" in said
+    assert checkpoint.found(run / "checkpoints")[0].name == "step-00000020"

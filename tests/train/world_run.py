@@ -1,10 +1,10 @@
-"""A run of several processes, as `torchrun` starts them: `world_run.py RUN [shards] [step at which one is killed]`.
+"""A run of several processes, as `torchrun` starts them: `world_run.py RUN SHARDS BATCH SIGNAL`.
 
-Rows hold two items each, of all tasks. A run is killed once: where it has begun again, no more.
+Rows hold two items each, of all tasks. The last process gets the signal when it is to read that batch (0: none), once:
+where it has begun again, no more.
 """
 
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,36 +20,38 @@ from trimask.train.config import Checkpoints, Devices
 from trimask.train.loop import train
 
 STEPS, ROWS = 50, 8
+PATIENCE = 0.25
+"""Minutes to wait for a process."""
 
 
 class Packed(ToySource):
-    """Two items a row; the last process is killed when it is to read a step."""
+    """Two items a row; one batch of the last process is preceded by a signal."""
 
-    def __init__(self, killed_at: int | None = None):
+    def __init__(self, struck: int | None = None, signal_: int = 0):
         super().__init__(rows=2 * ROWS)
-        self.killed_at = killed_at
+        self.struck, self.signal = struck, signal_
 
     def packed(self, items: list[Row]) -> list[list[Row]]:
         return [*map(list, zip(items[::2], items[1::2], strict=True))]
 
     def batch(self, number: int) -> Batch:
-        if number == self.killed_at and self.rank == self.size - 1:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if number == self.struck and self.rank == self.size - 1:
+            os.kill(os.getpid(), self.signal)
         return super().batch(number)
 
 
 def main(arguments: Sequence[str]) -> int:
     torch.set_num_threads(1)
-    run, shards, killed_at = Path(arguments[0]), *(int(a) for a in arguments[1:])
+    run, (shards, struck, number) = Path(arguments[0]), map(int, arguments[1:])
     begun = (run / "checkpoints").exists() and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
     changed = chz.replace(
         config(run, STEPS, ema=0.9),
         log_every=1,
         checkpoints=Checkpoints(every=10),
-        devices=Devices(shards=shards or None),
+        devices=Devices(shards=shards or None, timeout=PATIENCE),
     )
     try:
-        return train(changed, Packed(None if begun or not killed_at else killed_at), {}).exit_code
+        return train(changed, Packed(None if begun or not struck else struck, number), {}).exit_code
     except TrimaskError as e:
         print(e, file=sys.stderr)
         return e.exit_code

@@ -60,7 +60,7 @@ class StreamConfig:
         doc="weight of each task among those an item allows",
     )  # fmt: skip
     conditions: Conditions = chz.field(default_factory=Conditions)
-    rows: int = chz.field(default=32, doc="rows of a batch B")
+    rows: int = chz.field(default=32, doc="rows of a batch B, those of all processes")
     slots: int = chz.field(default=256, doc="transformer positions of a row P")
     tokens: int | None = chz.field(default=None, doc="tokens of a row L; larger than slots where levels are stacked")
     seed: int = 0

@@ -26,7 +26,7 @@ from trimask.model.accounting import Parameters
 from trimask.model.config import ModelConfig
 from trimask.studies.laws import Optimum, published
 from trimask.train import resolve
-from trimask.train.config import TrainConfig
+from trimask.train.config import PhysicalBatch, TrainConfig
 from trimask.train.device import matmul_rate
 from trimask.train.device import name as name_of
 
@@ -37,6 +37,8 @@ DEEPEST, RISING = 96, 3
 """Blocks of the largest model that is considered; blocks beyond the best for which the loss must have risen."""
 REPEATS = 4.0
 """Epochs beyond which repeated tokens are worth clearly less than new ones (Muennighoff et al. 2023)."""
+NODE = 8
+"""Devices of a machine."""
 ROOM = 0.9
 """Share of a device's memory that a plan uses."""
 SURE = 0.95
@@ -270,29 +272,46 @@ def _depth_of(asked: Asked, params: float) -> int:
 def _sized(asked: Asked, depth: int, budget: float | None) -> Plan:
     """The run of one size, without its memory: its tokens and its batch."""
     config = _configured(asked, depth)
+    # The recipe's rows of a pass are those that one device holds.
+    data = chz.replace(config.data, rows=config.data.rows * asked.devices)
+    config = chz.replace(config, data=data, batch=_of_passes(config, data.rows, config.rows))
     counts = accounting.parameters(config.model)
     density = resolve.density(config, resolve.UNMEASURED)
     # Operations of a pass of the recipe's own number of rows: those of a token do not depend on it.
     per_token = resolve.step_flops(config) / (config.rows * config.data.slots * density)
     tokens = budget / per_token if budget is not None else asked.law.best_tokens(asked.law.size(counts))
     length = chz.replace(config.budget, steps=None, minutes=None, tokens=max(1, int(tokens)))
-    config = _batched(asked, chz.replace(config, budget=length))
+    config = _batched(chz.replace(config, budget=length))
     flops = per_token * tokens
     seconds = None if asked.device is None else flops / (asked.devices * asked.device.rate)
     settings = [*asked.settings, f"model.depth={depth}", f"budget.tokens={int(tokens)}", f"batch.rows={config.rows}"]
-    command = " ".join(["trimask train", asked.recipe, *settings])
+    if asked.devices > 1:
+        settings = [*(one for one in settings if not one.startswith("data.rows=")), f"data.rows={data.rows}"]
+    command = " ".join([_launch(asked.devices), asked.recipe, *settings])
     return Plan(config, counts, tokens, flops, accounting.Memory(0, 0, 0, 0, 0), seconds, command)
 
 
-def _batched(asked: Asked, config: TrainConfig) -> TrainConfig:
+def _launch(devices: int) -> str:
+    """How a training on so many devices is started, on machines of up to eight."""
+    if devices == 1:
+        return "trimask train"
+    each = max(n for n in range(1, NODE + 1) if devices % n == 0)
+    nodes = f"--nnodes {devices // each} --rdzv-backend c10d --rdzv-endpoint HOST" if devices > each else "--standalone"
+    return f"torchrun {nodes} --nproc-per-node {each} -m trimask train"
+
+
+def _batched(config: TrainConfig) -> TrainConfig:
     """With the logical batch of its length, in whole passes of all devices, no more than the critical one."""
     horizon = resolve.resolve(config).horizon
     if horizon is None:
         return config
-    unit = config.data.rows * asked.devices
     wanted = min(horizon.logical_positions, horizon.critical_positions) / config.data.slots
-    rows = max(1, round(wanted / unit)) * unit
-    return chz.replace(config, batch=chz.replace(config.batch, rows=rows))
+    return chz.replace(config, batch=_of_passes(config, config.data.rows, wanted))
+
+
+def _of_passes(config: TrainConfig, rows: int, wanted: float) -> PhysicalBatch:
+    """The batch of whole passes of so many rows that is nearest to the wanted number of them."""
+    return chz.replace(config.batch, rows=max(1, round(wanted / rows)) * rows)
 
 
 def _fitting(asked: Asked, one: Plan) -> Plan | None:
@@ -313,9 +332,9 @@ def _state(asked: Asked, config: TrainConfig) -> accounting.Memory:
 
 def _memory(asked: Asked, config: TrainConfig) -> accounting.Memory:
     """Of one device, with the activations of a pass, which are its own."""
-    data, tokens = config.data, config.data.tokens or config.data.slots
-    queried = accounting.assumed_queries(config.model, data.rows * tokens)
-    saved = accounting.saved_bytes(config.model, data.rows, data.slots, tokens, queried, torch.bfloat16)
+    rows, slots, tokens = config.data.rows // asked.devices, config.data.slots, config.data.tokens or config.data.slots
+    queried = accounting.assumed_queries(config.model, rows * tokens)
+    saved = accounting.saved_bytes(config.model, rows, slots, tokens, queried, torch.bfloat16)
     return replace(_state(asked, config), activations=saved)
 
 
@@ -327,10 +346,11 @@ def _no_room(asked: Asked, smallest: Plan) -> str:
         f"{si(smallest.counts.total)} parameters do not fit {asked.devices} x {asked.device.name} of {si(each, 'B')}: "
         f"each would hold {si(fixed, 'B')} of weights, gradients and moments, {si(m.activations, 'B')} of activations"
     )
+    fewer = f"fewer rows a pass (data.rows={smallest.config.data.rows // asked.devices} of each device)"
     if m.activations < ROOM * each:
         least = math.ceil(fixed * asked.devices / (ROOM * each - m.activations))
-        return f"{reason}; take {least} devices, or fewer rows a pass (data.rows={smallest.config.data.rows})"
-    return f"{reason}; take fewer rows a pass (data.rows={smallest.config.data.rows})"
+        return f"{reason}; take {least} devices, or {fewer}"
+    return f"{reason}; take {fewer}"
 
 
 def describe(asked: Asked, made: Plan) -> list[str]:
@@ -346,7 +366,7 @@ def describe(asked: Asked, made: Plan) -> list[str]:
         f"operations   {si(made.flops, 'FLOP')}, forward and backward",
         f"memory       {si(m.total, 'B')} a device of {asked.devices}: weights {si(m.weights, 'B')}, gradients "
         f"{si(m.gradients, 'B')}, moments {si(m.optimizer, 'B')}, activations {si(m.activations, 'B')} "
-        f"({made.config.data.rows} rows a pass)",
+        f"({made.config.data.rows // asked.devices} rows a pass)",
     ]
     if made.seconds is not None and asked.device is not None:
         lines.append(
@@ -367,8 +387,8 @@ def describe(asked: Asked, made: Plan) -> list[str]:
         lines.append(f"caution      {DEEPEST} blocks are the most that are looked at; a larger model may be better")
     if asked.devices > 1:
         lines.append(
-            "caution      time and memory are those of a training whose state all devices share, as fast on "
-            f"{asked.devices} as so many times one; `trimask train` runs on one device"
+            f"caution      time is that of a training as fast on {asked.devices} devices as so many times one; memory "
+            "leaves out the blocks that are gathered while they are used"
         )
     if different := law.unlike(model):
         lines.append(f"caution      the law is of other models: {', '.join(different)}")

@@ -9,11 +9,13 @@ one a group repeats it everywhere (data parallel), all in one group divide it on
 
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
@@ -31,6 +33,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 REACHED = "reached/"
+DATA, WORK = "the data", "the work"
+STAGES = DATA, WORK
+"""Of a step, in this order."""
+PAUSE = 0.05
+"""Seconds between two looks at what other processes have left."""
 
 
 @dataclass(frozen=True)
@@ -60,20 +67,22 @@ class World:
         """The value of every process, by rank."""
         return self.sum(*(value * (rank == self.rank) for rank in range(self.size)))
 
-    def reached(self, step: int) -> None:
-        """Say that this process has begun a step, so that the others can name it when they wait in vain."""
+    def reached(self, step: int, stage: str) -> None:
+        """Say that this process is at one of the `STAGES` of a step: others name it where they wait in vain."""
         if self.store is not None:
-            self.store.set(f"{REACHED}{self.rank}", f"{step} {socket.gethostname()}")
+            self.store.set(f"{REACHED}{self.rank}", f"{step} {STAGES.index(stage)} {socket.gethostname()}")
 
     def late(self) -> str:
         """The processes that are furthest behind, in words."""
         assert self.store is not None
         said = [self.store.get(f"{REACHED}{rank}").decode().split() for rank in range(self.size)]
-        steps = [int(step) for step, _ in said]
-        behind = [f"{rank} (on {said[rank][1]})" for rank in range(self.size) if steps[rank] == min(steps)]
-        if min(steps) == max(steps):
-            return f"all {self.size} processes have begun step {min(steps)}"
-        return f"process {', '.join(behind)} has begun step {min(steps)}, others step {max(steps)}"
+        places = [(int(step), int(stage)) for step, stage, _ in said]
+        step, stage = min(places)
+        where = f"{STAGES[stage]} of step {step}"
+        behind = [f"{rank} (on {said[rank][2]})" for rank in range(self.size) if places[rank] == (step, stage)]
+        if len(behind) == self.size:
+            return f"all {self.size} processes are at {where}"
+        return f"process {', '.join(behind)} is at {where}, the others are beyond"
 
     def from_first(self, make: Callable[[], T]) -> T:
         """What the first process makes, on all of them; an error of its own is that of all."""
@@ -159,13 +168,14 @@ def joined(device: str, config: Devices) -> Iterator[World]:
 
     wait = timedelta(minutes=config.timeout)
     c10d: Any = dist  # what it has of stores is not in its list of public names
-    store, rank, _ = next(c10d.rendezvous("env://", timeout=wait))
+    kept, rank, _ = next(c10d.rendezvous("env://", timeout=wait))
+    store = c10d.PrefixStore(_start(kept, rank, size, wait), kept)
     backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=wait, store=c10d.PrefixStore("group", store), rank=rank, world_size=size)
     try:
         mesh = init_device_mesh(kind, (size // shards, shards), mesh_dim_names=("replicate", "shard"))
         world = World(rank, size, mesh, c10d.PrefixStore("trimask", store))
-        world.reached(0)
+        world.reached(0, DATA)
         world.sum(0.0)
         yield world
     except (RuntimeError, ValueError) as e:
@@ -177,6 +187,33 @@ def joined(device: str, config: Devices) -> Iterator[World]:
         ) from e
     finally:
         dist.destroy_process_group()
+
+
+def _start(store: Any, rank: int, size: int, wait: timedelta) -> str:
+    """A name for this start of the processes. Raises `TrainingError` where some do not come.
+
+    The agent of `torchrun` keeps its store when it starts processes anew, and with it the addresses of those that are
+    gone. So each leaves a word of its own, and the first answers with a name and the words it has read until every
+    process has found its word in the answer: what an earlier start left has none of them.
+    """
+    word, end = uuid4().hex, time.monotonic() + wait.total_seconds()
+    store.set(f"word/{rank}", word)
+    lacking = {*range(1, size)}
+    while lacking:
+        if time.monotonic() > end:
+            absent = ", ".join(map(str, sorted(lacking))) if rank == 0 else "0"
+            raise TrainingError(f"process {absent} of {size} did not come within {wait}; look at what it says")
+        if rank == 0:
+            words = [store.get(f"word/{r}").decode() for r in range(1, size) if store.check([f"word/{r}"])]
+            store.set("answer", " ".join([word, *words]))
+            lacking = {r for r in lacking if not store.check([f"{word}/{r}"])}
+        elif store.check(["answer"]):
+            name, *words = store.get("answer").decode().split()
+            if word in words:
+                store.set(f"{name}/{rank}", "here")
+                return name
+        time.sleep(PAUSE)
+    return word
 
 
 def _is_of_others(error: Exception) -> bool:

@@ -148,12 +148,13 @@ def loop(
 
     while not done and not stop:
         started = time.perf_counter()
-        world.reached(state.step + 1)
+        world.reached(state.step + 1, distributed.DATA)
 
         # Data, and the schedule in the middle of the stretch of the budget that it spends.
         taken = list(islice(batches, config.passes))
         if len(taken) < config.passes:
             raise TrainingError(f"the data ended at step {state.step} before the budget was spent; lower the budget")
+        world.reached(state.step + 1, distributed.WORK)
         read = time.perf_counter()
         tokens, maskable, work = _counts(model, taken, world)
         counted = time.perf_counter()
