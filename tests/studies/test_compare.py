@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from trimask import recipes
+from trimask.core.canvas import queries
 from trimask.core.config import changed
 from trimask.core.errors import UsageError
 from trimask.core.rng import generator
@@ -19,7 +20,7 @@ from trimask.model.accounting import parameters
 from trimask.model.transformer import Transformer
 from trimask.studies import table
 from trimask.studies.base import cell_of
-from trimask.studies.compare import ALL, GRADIENT, LOSS, Compare, alike, judged, noises, row_key
+from trimask.studies.compare import ALL, LOSS, SCATTER, SIGNAL, Compare, alike, gradient_noise, judged, noises, row_key
 from trimask.studies.conduct import conduct
 from trimask.studies.executors import Here
 from trimask.studies.layout import Layout
@@ -75,7 +76,9 @@ def test_a_comparison_says_what_is_sure(base):
     rows = []
     for cell in study.plan(base, ()):
         value = 3 + true[cell.variant] + 0.5 * noise(cell.seed) + 0.01 * noise(1, cell.seed, cell.variant)
-        rows.append(Row(cell, value, {"text": value, LOSS: 0.1, GRADIENT: 2.0}, 0, 0.0, errors={"text": 0.1}))
+        rows.append(
+            Row(cell, value, {"text": value, LOSS: 0.1, SCATTER: 2.0, SIGNAL: 1.0}, 0, 0.0, errors={"text": 0.1})
+        )
     report = study.report(base, rows)
     said = " ".join(report.findings)
     assert f"text: {names[1]} is better than the recipe" in said and f"text: {names[2]} is worse" in said
@@ -96,7 +99,7 @@ def test_each_paradigm_is_compared_at_its_own_best_rate(tri):
     def run(cell: Cell) -> Row:
         off = abs(math.log2(cell.rate / rate) - (1 if set(CAUSAL) <= set(cell.variant) else 0))
         value = 3 - 0.2 * (set(CAUSAL) <= set(cell.variant)) + 0.5 * off + 0.1 * cell.seed
-        return Row(cell, value, {"text": value, LOSS: 0.1, GRADIENT: 2.0}, 0, 0.0, errors={"text": 0.1})
+        return Row(cell, value, {"text": value, LOSS: 0.1, SCATTER: 2.0, SIGNAL: 1.0}, 0, 0.0, errors={"text": 0.1})
 
     first = study.plan(tri, rows)
     assert len(first) == 2 * 4 * 3 and {c.seed for c in first} == {0} and {c.steps for c in first} == {steps, 2 * steps}
@@ -124,32 +127,38 @@ def test_the_noise_of_a_gradient_is_that_of_its_batches(base):
     batches = [next(stream) for _ in range(4)]
     model = Transformer(base.model)
     same = noises(model, [batches[0]] * 4)
-    assert same[LOSS] == pytest.approx(0, abs=1e-6) and same[GRADIENT] == pytest.approx(0, abs=1e-4)
+    assert same[LOSS] == pytest.approx(0, abs=1e-6) and same[SCATTER] == pytest.approx(0, abs=1e-4 * same[SIGNAL])
     grads = []
     for batch in batches:
         model.zero_grad()
         evaluate(model, batch.masked).loss.backward()
         grads.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).double().numpy())
 
-    def defined(g_NP: np.ndarray) -> float:
+    def defined(g_NP: np.ndarray) -> list[float]:
         scatter = ((g_NP - g_NP.mean(0)) ** 2).sum() / (len(g_NP) - 1)
-        return scatter / ((g_NP.mean(0) ** 2).sum() - scatter / len(g_NP))
+        return [scatter, (g_NP.mean(0) ** 2).sum() - scatter / len(g_NP)]
 
-    assert noises(model, batches)[GRADIENT] == pytest.approx(defined(np.stack(grads)))
+    told = noises(model, batches)
+    assert [told[SCATTER], told[SIGNAL]] == pytest.approx(defined(np.stack(grads)))
     masked = batches[3].masked
-    clean = dataclasses.replace(masked, weight_BL=0 * masked.weight_BL, queries=[])
+    none = queries(masked.canvas, torch.zeros_like(masked.canvas.maskable_BL), base.model.vocabulary, every=True)
+    clean = dataclasses.replace(masked, weight_BL=0 * masked.weight_BL, queries=none)
     idle = dataclasses.replace(batches[3], masked=clean)
-    # What a batch does not ask for has a gradient of nothing.
-    told = noises(model, [*batches[:3], idle])[GRADIENT]
-    assert told == pytest.approx(defined(np.stack([*grads[:3], 0 * grads[3]])))
+    # Weights that a batch does not ask for have a gradient of nothing.
+    told = noises(model, [*batches[:3], idle])
+    assert [told[SCATTER], told[SIGNAL]] == pytest.approx(defined(np.stack([*grads[:3], 0 * grads[3]])))
+    rows = [Row(cell_of(base), 1.0, {SCATTER: 8.0, SIGNAL: signal}, 0, 0.0) for signal in (3.0, -1.0)]
+    assert gradient_noise(rows) == "8" and gradient_noise(rows[1:]) == "beyond 64" and gradient_noise([]) == ""
 
 
 def test_a_comparison_is_run_and_judged_by_one_process(base, tmp_path):
     study = Noise(schedules=("linear", "cosine"), seeds=2, executor=Here())
     assert conduct(study, base, tmp_path, Console(file=io.StringIO()), "trimask study noise study.seeds=2")
     rows = table.read(tmp_path)
-    assert len(rows) == 8 and all({"text", LOSS, GRADIENT} <= {*r.values} and {*r.errors} == {"text"} for r in rows)
-    assert all(r.loss == pytest.approx(r.values["text"]) and r.values[GRADIENT] > 0 for r in rows)
+    assert len(rows) == 8 and all(
+        {"text", LOSS, SCATTER, SIGNAL} <= {*r.values} and {*r.errors} == {"text"} for r in rows
+    )
+    assert all(r.loss == pytest.approx(r.values["text"]) and r.values[SCATTER] > 0 for r in rows)
     page = (tmp_path / "report.html").read_text().replace("&#x27;", "'")
     assert "Beside 'the recipe'" in page and "<pre>trimask study noise study.seeds=2</pre>" in page
     assert [part.split("<")[0] for part in page.split("<h2>")[1:]] == [

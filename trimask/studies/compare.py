@@ -32,8 +32,8 @@ from trimask.train.step import evaluate
 Variant = tuple[tuple[str, Setting], ...]
 """Settings (key, value) that differ from the base."""
 ALL = "all"
-GRADIENT, LOSS = "noise of the gradient", "noise of the loss"
-NOISE = 16
+LOSS, SCATTER, SIGNAL = "noise of the loss", "variance of the gradient", "square of the gradient"
+NOISE = 64
 """Training batches that tell the noises."""
 SURE = 0.95
 
@@ -91,8 +91,8 @@ class Compare(Study):
             cells = [name, str(len(own))]
             for target in targets:
                 cells.append(_mean({s: of(r, target) for s, r in own.items()}))
-            lines.append([*cells, *(_mean({s: of(r, noise) for s, r in own.items()}) for noise in (LOSS, GRADIENT))])
-        columns = ["", "seeds", *targets, LOSS, GRADIENT]
+            lines.append([*cells, _mean({s: of(r, LOSS) for s, r in own.items()}), gradient_noise([*own.values()])])
+        columns = ["", "seeds", *targets, LOSS, "noise of the gradient"]
         out.tables.append(("Bounds under the linear schedule, nats a token, means over seeds", columns, lines))
         verdicts = []
         for name, variant in others:
@@ -126,18 +126,15 @@ def of(row: Row, target: str) -> float:
 
 
 def noises(model: Transformer, batches: Sequence[Batch]) -> dict[str, float]:
-    """How much single batches scatter: standard deviation of the loss over its mean, and tr(covariance) of the gradient
-    over its squared mean, both of one batch (McCandlish et al. 2018, equation 2.8)."""
+    """How much single batches scatter: standard deviation of the loss over its mean; of the gradient tr(covariance) of
+    one batch and the square of its mean, without what the scatter adds to that (so it may come out negative)."""
     losses, squares, mean = [], [], None
     model.requires_grad_(True)
     for batch in batches:
         model.zero_grad(set_to_none=True)
         loss = evaluate(model, batch.masked).loss
-        if loss.requires_grad:
-            loss.backward()
-        # A batch without some modality has no gradient of what only that one needs.
-        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]
-        flat = torch.cat([grad.flatten() for grad in grads]).double()
+        loss.backward()
+        flat = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).double()
         losses.append(float(loss.detach()))
         squares.append(float(flat.square().sum()))
         mean = flat if mean is None else mean + flat
@@ -146,8 +143,18 @@ def noises(model: Transformer, batches: Sequence[Batch]) -> dict[str, float]:
     n = len(losses)
     whole = float((mean / n).square().sum())
     scatter = (np.mean(squares) - whole) * n / (n - 1)
-    signal = max(whole - scatter / n, 1e-30)
-    return {LOSS: float(np.std(losses, ddof=1) / np.mean(losses)), GRADIENT: float(scatter / signal)}
+    noise = float(np.std(losses, ddof=1) / np.mean(losses))
+    return {LOSS: noise, SCATTER: float(scatter), SIGNAL: float(whole - scatter / n)}
+
+
+def gradient_noise(rows: Sequence[Row]) -> str:
+    """tr(covariance) of the gradient of a batch over its squared mean (McCandlish et al. 2018, equation 2.8): how many
+    batches have to be averaged for as much signal as noise. Sums over the seeds, as one alone may have no signal."""
+    found = [(row.values[SCATTER], row.values[SIGNAL]) for row in rows if SCATTER in row.values]
+    if not found:
+        return ""
+    scatter, signal = (sum(part) for part in zip(*found, strict=True))
+    return f"{scatter / signal:.0f}" if signal > 0 else f"beyond {len(found) * NOISE}"
 
 
 @dataclasses.dataclass(frozen=True)
