@@ -112,10 +112,14 @@ def ours(model: Transformer, canvas: Canvas, kind: str, sampler: Sampler) -> Run
 
 def llada2(net: Joint, steps: int) -> Run:
     """diffusers: LLaDA2Pipeline with BlockRefinementScheduler, one block, the surest first."""
-    from diffusers import BlockRefinementScheduler, LLaDA2Pipeline
+    # The classes are found when they are asked for, which type checkers cannot see.
+    import diffusers as peers
 
+    library: Any = peers
     length, mask = net.shape[1], net.model.vocabulary.mask
-    pipe = LLaDA2Pipeline(model=net, scheduler=BlockRefinementScheduler(block_length=length), tokenizer=None)
+    pipe = library.LLaDA2Pipeline(
+        model=net, scheduler=library.BlockRefinementScheduler(block_length=length), tokenizer=None
+    )
     pipe.set_progress_bar_config(disable=True)
     nothing = torch.zeros((net.shape[0], 0), dtype=torch.long)
 
@@ -148,23 +152,27 @@ def with_steps(scheduler: Any, steps: int) -> Any:
 
 
 def diffusers(net: Joint, steps: int) -> dict[str, tuple[str, Run]]:
-    from diffusers import AmusedScheduler, DiscreteDDIMScheduler, EntropyBoundScheduler
+    import diffusers as peers
 
+    library: Any = peers
     size, mask = net.model.vocabulary.size, net.model.vocabulary.mask
 
     def noise() -> Tensor:
         return torch.randint(size, net.shape)
 
     def amused() -> Any:
-        return with_steps(AmusedScheduler(mask_token_id=mask, masking_schedule="linear"), steps)
+        return with_steps(library.AmusedScheduler(mask_token_id=mask, masking_schedule="linear"), steps)
 
     return {
         "LLaDA2Pipeline": ("confidence", llada2(net, steps)),
         "AmusedScheduler": ("confidence", scheduled(net, amused, lambda: net.start)),
-        "EntropyBoundScheduler": ("entropy", scheduled(net, lambda: with_steps(EntropyBoundScheduler(), steps), noise)),
+        "EntropyBoundScheduler": (
+            "entropy",
+            scheduled(net, lambda: with_steps(library.EntropyBoundScheduler(), steps), noise),
+        ),
         "DiscreteDDIMScheduler": (
             "random",
-            scheduled(net, lambda: with_steps(DiscreteDDIMScheduler(), steps), noise, temperature=1.0),
+            scheduled(net, lambda: with_steps(library.DiscreteDDIMScheduler(), steps), noise, temperature=1.0),
         ),
     }
 

@@ -98,6 +98,35 @@ def test_from_pictures_to_an_evaluated_model(trimask, here: Path, bundle: Path):
     assert (here / "runs/mine/evaluation/report.html").is_file()
 
 
+def test_with_the_tokenizers_of_others(trimask, here: Path, bundle: Path):
+    """Weights in a folder, an artifact that names them, a set, a model, a picture; another tokenizer is refused."""
+    diffusers, torch = pytest.importorskip("diffusers"), pytest.importorskip("torch")
+    blocks = {"block_out_channels": (32, 32, 32), "latent_channels": 4, "num_vq_embeddings": 64}
+    kinds = {
+        f"{way}_block_types": (f"{name}Block2D",) * 3 for way, name in (("down", "DownEncoder"), ("up", "UpDecoder"))
+    }
+    for seed in range(2):
+        torch.manual_seed(seed)
+        diffusers.VQModel(**blocks, **kinds).save_pretrained(f"weights/{seed}")
+    made = trimask("tokenizer", "pretrained", "movq", "weights/0", "--out", "tokenizers/image")
+    assert made.code == 0 and "image, 64 codes, 1 a position, one for 4 pixels in both directions" in made.out, made.err
+    other = trimask("tokenizer", "pretrained", "movq", "weights/1", "--out", "tokenizers/image")
+    assert other.code == 2 and "holds another tokenizer" in other.err
+    absent = trimask("tokenizer", "pretrained", "movq", "weights/2", "--out", "x")
+    assert absent.code == 4 and "a repository of the hub is written hf://OWNER/NAME" in absent.err
+    tiny.tokenizers()["text"].save(Path("tokenizers/text"))
+    prepared = trimask("prepare", "photos", "--tokenizers", "tokenizers", "--out", "sets/photos", "--workers", 1)
+    assert prepared.code == 0, prepared.err
+    done = trimask("train", "recipe.py:small", "--data", "sets/photos", "run=runs/mine")
+    assert done.code == 0, done.err
+    assert trimask("generate", "picture", "-o", "new.png", "-m", "runs/mine", "--size", 28, "--steps", 2).code == 0
+    assert Image.open("new.png").size == (28, 28)
+    assert trimask("prepare", "photos", "--tokenizers", bundle, "--out", "sets/others", "--workers", 1).code == 0
+    both = ("--data", "sets/photos", "--data", "sets/others")
+    refused = trimask("train", "recipe.py:small", *both, "run=runs/other")
+    assert refused.code != 0 and "tokenizer" in refused.err
+
+
 RNG = np.random.default_rng(0)
 SAID = ("seven", "two green stars", "the end.", "a red circle")
 """What the records of every format say."""

@@ -103,7 +103,8 @@ def build() -> typer.Typer:
         out.command(name)(guarded(getattr(module, name)))
     studies = {name: study.named(name, asks) for name, asks in STUDIES.items()}
     _group(out, "study", study.__doc__, {**studies, "fit": study.fit})
-    _group(out, "tokenizer", tokenizer.__doc__, {"train": tokenizer.train, "evaluate": tokenizer.evaluate})
+    sources = {"train": tokenizer.train, "pretrained": tokenizer.pretrained, "evaluate": tokenizer.evaluate}
+    _group(out, "tokenizer", tokenizer.__doc__, sources)
     return out
 
 

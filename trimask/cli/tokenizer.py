@@ -148,6 +148,42 @@ def evaluate(
     print(_report(tokenizer, sets, report or folder.with_name(f"{folder.name}-report.html")))
 
 
+def pretrained(
+    family: Annotated[str, typer.Argument(help="movq, janus, emu3 (pictures); mimi, dac, higgs (sound).")],
+    source: Annotated[str, typer.Argument(help="Folder with config.json and weights, or hf://OWNER/NAME.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the tokenizer.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Commit of the repository; say one, or it may change.")] = None,
+    subfolder: Annotated[str, typer.Option(help="Folder within the source.")] = "",
+    levels: Annotated[int | None, typer.Option(help="Codebooks of a frame of sound to use; by default all.")] = None,
+    dtype: Annotated[str, typer.Option(help="Of its networks: fp32 or bf16.")] = "fp32",
+) -> None:
+    """Use a tokenizer that others have trained, with weights from a folder or from the hub.
+
+    OUT names the weights and has a hash of them; what is prepared with it can be decoded by nothing else. Needs
+    `pip install 'trimask[pretrained]'`.
+
+    \b
+    trimask tokenizer pretrained mimi models/mimi --levels 8 --out tokenizers/audio
+    trimask tokenizer pretrained movq hf://kandinsky-community/kandinsky-2-2-decoder --subfolder movq \\
+        --out tokenizers/image
+    """
+    from trimask.tokenizers.pretrained import HUB, PretrainedSettings
+    from trimask.tokenizers.pretrained import pretrained as opened
+
+    if out is None:
+        raise UsageError("say where the tokenizer goes: --out FOLDER")
+    if dtype not in ("fp32", "bf16"):
+        raise UsageError(f"--dtype {dtype!r}: fp32 or bf16")
+    # A folder is found from anywhere.
+    source = source if source.startswith(HUB) else str(Path(source).resolve())
+    how = {"revision": revision, "subfolder": subfolder, "levels": levels, "dtype": dtype}
+    tokenizer = opened(PretrainedSettings(family=family, source=source, **how))
+    _save(tokenizer, out)
+    m = tokenizer.modality
+    each = "pixels in both directions" if m.name == "image" else f"samples at {tokenizer.family.rate} Hz"
+    print(f"{out}: {m.name}, {m.codes} codes, {m.levels} a position, one for {tokenizer.family.step} {each}")
+
+
 def _heard(tokenizer: "Tokenizer", source: str, folder: Path | None) -> dict[str, float]:
     """Intelligibility, where the source has speech with its text and there is a recognizer."""
     from trimask.evaluation.audio import intelligibility

@@ -34,6 +34,8 @@ CLASSES: Mapping[str, str] = MappingProxyType(
         "bpe": "trimask.tokenizers.text:TextTokenizer",
         "image-fsq": "trimask.tokenizers.image:ImageTokenizer",
         "audio-fsq": "trimask.tokenizers.audio:AudioTokenizer",
+        "image-pretrained": "trimask.tokenizers.pretrained:PretrainedImage",
+        "audio-pretrained": "trimask.tokenizers.pretrained:PretrainedAudio",
     }
 )
 """Class name in the manifest -> where the class lives. Only these can be loaded."""

@@ -167,9 +167,14 @@ class AudioTokenizer(Tokenizer[Audio]):
 
 
 def to_wave(clip: Audio) -> Tensor:
-    """Samples (N,) at 16 kHz, filled with silence to a multiple of `FRAME`.
+    """Samples (N,) at 16 kHz, filled with silence to a multiple of `FRAME`; see `checked_samples`."""
+    return torch.from_numpy(checked_samples(clip, spectral.RATE, FRAME))
 
-    Raises `ValueError` for a recording that is empty, not mono, not finite or has no rate.
+
+def checked_samples(clip: Audio, rate: int, frame: int) -> np.ndarray:
+    """float32 (N,): a recording at a rate, filled with silence to whole frames of so many samples.
+
+    Raises `ValueError` for one that is empty, not mono, not finite or has no rate.
     """
     samples = np.asarray(clip.samples)
     if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
@@ -178,10 +183,9 @@ def to_wave(clip: Audio) -> Tensor:
         raise ValueError(f"a recording has samples and a rate; got {len(samples)} samples at {clip.rate} Hz")
     if not np.isfinite(samples).all():
         raise ValueError("the recording has samples that are not finite")
-    if clip.rate != spectral.RATE:
-        samples = soxr.resample(samples, clip.rate, spectral.RATE)
-    wave_N = torch.from_numpy(np.array(samples, dtype=np.float32))
-    return torch.nn.functional.pad(wave_N, (0, -len(wave_N) % FRAME))
+    if clip.rate != rate:
+        samples = soxr.resample(samples, clip.rate, rate)
+    return np.pad(np.array(samples, dtype=np.float32), (0, -len(samples) % frame))
 
 
 def to_magnitude(log_BFN: Tensor) -> Tensor:

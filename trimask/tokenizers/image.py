@@ -4,9 +4,9 @@ One code for every 4 x 4 pixels. Picture rows Y and columns X are those of the a
 outside the network, code cells inside it.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ class ImageSettings:
 
     @property
     def codes(self) -> int:
-        return prod(self.levels)
+        return math.prod(self.levels)
 
 
 class ImageAutoencoder(nn.Module):
@@ -172,19 +172,25 @@ class ImageTokenizer(Tokenizer[np.ndarray]):
 
 
 def to_pixels(picture: np.ndarray) -> Tensor:
+    """Pixels (1, 3, Y, X) in [-1, 1] of a `uint8` picture (Y, X, 3); see `checked_picture`."""
+    return checked_picture(picture, CELL, *SIDES)
+
+
+def checked_picture(picture: np.ndarray, cell: int, least: int = 1, most: float = math.inf) -> Tensor:
     """Pixels (1, 3, Y, X) in [-1, 1] of a `uint8` picture (Y, X, 3).
 
-    Raises `ValueError` for another type or shape and for sides that are no multiple of 4 or out of
+    Raises `ValueError` for another type or shape and for sides that are no multiple of `cell` or out of
     range: nothing is padded or resized behind the caller's back.
     """
     picture = np.asarray(picture)
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
         raise ValueError(f"a picture is a uint8 array (Y, X, 3), got {picture.dtype} {picture.shape}")
     for side in picture.shape[:2]:
-        if side % CELL or not SIDES[0] <= side <= SIDES[1]:
+        if side % cell or not max(least, 1) <= side <= most:
+            between = "" if most == math.inf else f" from {least} to {most}"
             raise ValueError(
                 f"a picture of {picture.shape[0]} x {picture.shape[1]} pixels cannot be encoded: sides are "
-                f"multiples of {CELL} from {SIDES[0]} to {SIDES[1]}; resize, crop or pad it first"
+                f"multiples of {cell}{between}; resize, crop or pad it first"
             )
     pixels_YX3 = torch.from_numpy(picture.astype(np.float32)) / 127.5 - 1
     return pixels_YX3.permute(2, 0, 1)[None].contiguous()
