@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
-from tiny_data import Bytes, jsonl, pair, png, tokenizers, wav
+from tiny_data import Bytes, Fatal, jsonl, pair, png, tokenizers, wav
 
 from trimask.core.errors import ArtifactError, DataError, UsageError
 from trimask.core.rng import generator
@@ -55,6 +55,24 @@ def test_the_bytes_do_not_depend_on_workers_or_place(tmp_path, mixed):
     assert contents(tmp_path / "one") == contents(tmp_path / "three")
     assert one.manifest.rejected == 2 and one.manifest.items == 70 + 20 + 30 + 9
     assert not (tmp_path / "three.partial").exists()
+
+
+@pytest.mark.long
+def test_ray_makes_the_same_bytes_though_a_worker_dies(tmp_path, mixed, monkeypatch):
+    """Its actors send their chunks; the one that is killed is started anew."""
+    ray = pytest.importorskip("ray")
+    monkeypatch.setenv("PYTHONPATH", f"{HERE}:{os.environ.get('PYTHONPATH', '')}")
+    run(mixed, tmp_path / "here", max_rejected=0.05)
+    tokens = {**tokenizers(), "text": Fatal(tmp_path / "killed")}
+    try:
+        options = {"executor": "ray", "workers": 2, "max_rejected": 0.05, "console": Console(file=io.StringIO())}
+        made = prepare(mixed, tokens, tmp_path / "there", **options)
+        assert (tmp_path / "killed").exists() and made.manifest.items == 70 + 20 + 30 + 9
+        assert contents(tmp_path / "here") == contents(tmp_path / "there")
+        with pytest.raises(DataError, match="rejected, more than the share"):
+            prepare(mixed, tokens, tmp_path / "strict", **{**options, "max_rejected": 0.0})
+    finally:
+        ray.shutdown()
 
 
 def test_a_script_without_a_main_guard_is_told_so(tmp_path):

@@ -1,8 +1,11 @@
 """Exact tokenizers without weights, and writers of small files, for the tests of data reading."""
 
+import contextlib
 import hashlib
 import io
 import json
+import os
+import signal
 import time
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -46,6 +49,20 @@ class Bytes(Tokenizer[str]):
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True)
+
+
+class Fatal(Bytes):
+    """The same, but the first process that encodes is killed, once."""
+
+    def __init__(self, flag: Path):
+        super().__init__()
+        self.flag = flag
+
+    def encode(self, batch: Sequence[str]) -> list[np.ndarray]:
+        with contextlib.suppress(FileExistsError):
+            self.flag.touch(exist_ok=False)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().encode(batch)
 
 
 class Cells(Tokenizer[np.ndarray]):

@@ -9,6 +9,7 @@ from trimask.cli.holders import tokenizers
 from trimask.core.errors import UsageError
 
 EXISTING = ("resume", "new", "fail")
+EXECUTORS = ("processes", "ray")
 
 
 def prepare(
@@ -24,7 +25,11 @@ def prepare(
         list[Path] | None,
         typer.Option("--tokenizer", help="One tokenizer; may be given once a modality, goes before --tokenizers."),
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes; by default one a core.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes or actors; by default one a core.")] = None,
+    executor: Annotated[str, typer.Option(help="processes of this machine, or ray: a cluster, if there is one.")] = (
+        "processes"
+    ),
+    gpus: Annotated[float, typer.Option(help="Share of a GPU that each of Ray's actors takes.")] = 0.0,
     max_rejected: Annotated[
         float | None, typer.Option(help="Stop when more than this share of a source's records is rejected.")
     ] = None,
@@ -66,9 +71,14 @@ def prepare(
     trimask prepare photos/ --tokenizers nano --out sets/photos
     trimask prepare "emoji:train?image_size=32" --tokenizers nano --out sets/emoji
     trimask prepare a.jsonl b.jsonl --tokenizer tokenizers/text --out sets/text --workers 4
+    trimask prepare big/ --tokenizers tokenizers --out sets/big --executor ray --workers 64 --gpus 0.25
     """
     if on_existing not in EXISTING:
         raise UsageError(f"--on-existing {on_existing}: choose one of {', '.join(EXISTING)}")
+    if executor not in EXECUTORS:
+        raise UsageError(f"--executor {executor}: choose one of {', '.join(EXECUTORS)}")
+    if gpus < 0 or (gpus and executor != "ray"):
+        raise UsageError(f"--gpus {gpus:g} must not be negative, and is for --executor ray")
     if holder is None and not single:
         raise UsageError("say which tokenizers to use: --tokenizers nano, --tokenizers FOLDER or --tokenizer FOLDER")
     from trimask.data import prepare as work
@@ -79,6 +89,8 @@ def prepare(
         loaded,
         out,
         workers=workers,
+        executor=executor,  # pyright: ignore[reportArgumentType]
+        gpus=gpus,
         max_rejected=work.MAX_REJECTED if max_rejected is None else max_rejected,
         existing=on_existing,  # pyright: ignore[reportArgumentType]
         folders=folders,

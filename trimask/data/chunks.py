@@ -63,6 +63,10 @@ class Chunk:
     items: list[dict[str, Any]]
     rejected: list[dict[str, Any]]
 
+    def done(self, source: int) -> Done:
+        """What became of its task."""
+        return Done(source, len(self.items), len(self.rejected))
+
 
 @dataclass(frozen=True)
 class Worker:
@@ -75,10 +79,14 @@ class Worker:
 
     def run(self, task: Task) -> Done:
         """Make the chunk file of a task."""
-        results = encode_records(self.readers[task.source], task.records, self.tokenizers)
-        chunk = pack(results, self.names[task.source])
+        chunk = self.made(task)
         write_chunk(self.folder / task.file, chunk)
-        return Done(task.source, len(chunk.items), len(chunk.rejected))
+        return chunk.done(task.source)
+
+    def made(self, task: Task) -> Chunk:
+        """The chunk of a task."""
+        results = encode_records(self.readers[task.source], task.records, self.tokenizers)
+        return pack(results, self.names[task.source])
 
 
 def tasks(source: int, reader: Reader, filtered: list[int]) -> Iterator[Task]:
@@ -218,10 +226,15 @@ def start_process(hand_over: "Queue[Worker]") -> None:
     global _worker
     _worker = hand_over.get()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    alone()
+    end_with_parent()
+
+
+def alone() -> None:
+    """Have this process work on one thread, as others work beside it."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
-    end_with_parent()
 
 
 def run_task(task: Task) -> Done:

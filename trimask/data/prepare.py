@@ -10,12 +10,9 @@ import shutil
 import time
 from collections import Counter as Tally
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
-from multiprocessing import get_context
+from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
 
@@ -37,6 +34,7 @@ from trimask.data.manifest import (
     tokenizer_records,
 )
 from trimask.data.merge import merge, write_rejected
+from trimask.data.pools import AHEAD, Pool, Processes, RayActors
 from trimask.data.progress import Counter
 from trimask.data.provenance import describe_source, fingerprint, notices
 from trimask.data.readers.base import Reader
@@ -50,10 +48,8 @@ CHECK_AFTER = 1000
 """Records of a source after which its share of rejections can stop the run before the end."""
 
 JOB = "job.json"
-AHEAD = 2
-"""Tasks that wait for each worker, so that none is idle and few are held in memory."""
-
 Existing = Literal["resume", "new", "fail"]
+Executor = Literal["processes", "ray"]
 
 
 @dataclass(frozen=True)
@@ -111,6 +107,8 @@ def prepare(
     out: Path | str,
     *,
     workers: int | None = None,
+    executor: Executor = "processes",
+    gpus: float = 0.0,
     max_rejected: float = MAX_REJECTED,
     existing: Existing = "resume",
     folders: Mapping[str, str] | None = None,
@@ -119,7 +117,8 @@ def prepare(
     """Tokenise sources into `out`.
 
     `tokenizers` maps a modality to its tokenizer, `folders` optionally to the folder it was loaded
-    from (recorded in the manifest). `workers` processes work in parallel (default: one a core).
+    from (recorded in the manifest). `workers` work in parallel (default: one a core): processes of this
+    machine, or actors of Ray, each with a share `gpus` of a GPU.
     `existing` says what happens when `out` is there: resume (the same inputs are up to date, others
     are refused), new (build anew) or fail.
 
@@ -142,7 +141,7 @@ def prepare(
             shutil.rmtree(job.partial, ignore_errors=True)
             return Prepared(out, manifest, up_to_date=True)
         _open_partial(job)
-        _run(job, workers or usable_cores())
+        _run(job, executor, workers, gpus)
         manifest = _finish(job)
     return Prepared(out, manifest, resumed=job.resumed, seconds=time.monotonic() - start)
 
@@ -229,7 +228,7 @@ def _open_partial(job: _Job) -> None:
         write_json(path, {"fingerprint": job.fingerprint})
 
 
-def _run(job: _Job, workers: int) -> None:
+def _run(job: _Job, executor: Executor, workers: int | None, gpus: float) -> None:
     worker = Worker(job.readers, [r.name for r in job.records], job.tokenizers, job.partial)
     with Counter(job.console, f"preparing {job.out.name}", "records") as counter:
 
@@ -241,11 +240,14 @@ def _run(job: _Job, workers: int) -> None:
             _check_rejected(job, done.source, CHECK_AFTER)
 
         pending = _pending(job, report)
+        workers = workers or usable_cores()
         first = list(islice(pending, AHEAD))
-        if workers == 1 or len(first) < AHEAD:
+        if executor == "processes" and (workers == 1 or len(first) < AHEAD):
             _run_here(worker, first, pending, report)
-        else:
-            _run_pool(worker, first, pending, report, workers)
+        elif first:
+            pool = Processes(worker, workers) if executor == "processes" else RayActors(worker, workers, gpus)
+            with closing(pool):
+                _run_pool(pool, chain(first, pending), report)
     for source in range(len(job.readers)):
         _check_rejected(job, source, 1)
 
@@ -273,37 +275,14 @@ def _run_here(worker: Worker, first: list[Task], pending: Iterator[Task], report
             report(worker.run(task))
 
 
-def _run_pool(
-    worker: Worker,
-    first: list[Task],
-    pending: Iterator[Task],
-    report: Callable[[Done], None],
-    workers: int,
-) -> None:
-    # A process takes its worker from a queue, which a thread fills: a parent that hands much to a child that dies at
-    # its start (a script without a main guard) would wait for ever on a full pipe.
-    context = get_context("spawn")
-    hand_over = context.Queue()
-    for _ in range(workers):
-        hand_over.put(worker)
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=chunks.start_process, initargs=(hand_over,))
-    try:
-        running: set[Future[Done]] = {pool.submit(chunks.run_task, task) for task in first}
-        while running:
-            for task in islice(pending, max(0, AHEAD * workers - len(running))):
-                running.add(pool.submit(chunks.run_task, task))
-            ended, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in ended:
-                report(future.result())
-    except BrokenProcessPool:
-        raise DataError(
-            "a worker process ended; the finished chunks are kept. Out of memory? Run the same command again with "
-            'fewer workers. Called from a script? Its work must stand under `if __name__ == "__main__":`'
-        ) from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-        hand_over.cancel_join_thread()
-        hand_over.close()
+def _run_pool(pool: Pool, pending: Iterator[Task], report: Callable[[Done], None]) -> None:
+    while True:
+        for task in islice(pending, pool.room):
+            pool.start(task)
+        if not pool.busy:
+            return
+        for done in pool.ended():
+            report(done)
 
 
 def _check_rejected(job: _Job, source: int, least: int) -> None:

@@ -6,7 +6,6 @@ folder that all of them share.
 """
 
 import contextlib
-import logging
 import multiprocessing
 import os
 import signal
@@ -15,7 +14,6 @@ import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +24,7 @@ import torch
 from trimask.core.compute import usable_cores
 from trimask.core.config import from_json, to_json
 from trimask.core.errors import TrainingError, UsageError
+from trimask.core.extras import joined_ray, needed
 from trimask.core.running import end_with_parent
 from trimask.studies.table import Cell, Row
 from trimask.train.config import TrainConfig
@@ -196,16 +195,6 @@ def _send(end: Connection, task: Task) -> None:
     end.send(run(task))
 
 
-def _needed(package: str, executor: str) -> Any:
-    """A package that only this executor needs."""
-    try:
-        return import_module(package)
-    except ImportError:
-        raise UsageError(
-            f"study.executor={executor} needs {package}: pip install 'trimask[{executor.lower()}]'"
-        ) from None
-
-
 @chz.chz
 class Ray(Executor):
     """A Ray cluster, or Ray on this machine where there is none."""
@@ -219,13 +208,7 @@ class Ray(Executor):
         return self.cpus
 
     def open(self) -> Handles:
-        ray = _needed("ray", "Ray")
-        if not ray.is_initialized():
-            try:
-                ray.init(self.address, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
-            except (ConnectionError, ValueError) as e:
-                raise UsageError(f"study.executor.address={self.address}: {e}") from None
-        return _Ray(ray, self.cpus, self.gpus)
+        return _Ray(joined_ray("study.executor=Ray", self.address), self.cpus, self.gpus)
 
 
 class _Ray(Handles):
@@ -280,7 +263,7 @@ class Slurm(Executor):
         return self.cpus
 
     def open(self) -> Handles:
-        submitit = _needed("submitit", "Slurm")
+        submitit = needed("submitit", "study.executor=Slurm", "slurm")
         try:
             made = submitit.AutoExecutor(self.logs, cluster=self.cluster)
         except (RuntimeError, ValueError) as e:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from trimask.core.compute import DTYPES, device_of
 from trimask.core.errors import ArtifactError, UsageError
+from trimask.core.extras import needed
 from trimask.core.item import Audio
 from trimask.core.modality import Modality
 from trimask.tokenizers import artifact
@@ -276,7 +277,7 @@ def opened(settings: PretrainedSettings) -> nn.Module:
     if settings.family not in FAMILIES:
         raise UsageError(f"no family is called {settings.family!r}; there are: {', '.join(FAMILIES)}")
     module, name = FAMILIES[settings.family].loads
-    kind, place = _class(module, name), settings.source.removeprefix(HUB)
+    kind, place = _kind(module, name), settings.source.removeprefix(HUB)
     if place == settings.source and not Path(place).is_dir():
         raise ArtifactError(f"there is no folder {place}; a repository of the hub is written {HUB}OWNER/NAME")
     asked = {"revision": settings.revision, "subfolder": settings.subfolder}
@@ -289,13 +290,12 @@ def opened(settings: PretrainedSettings) -> nn.Module:
     return model.float().eval().requires_grad_(False)
 
 
-def _class(module: str, name: str) -> Any:
-    import importlib
-
+def _kind(module: str, name: str) -> Any:
+    asked = f"a tokenizer of the class {name}"
     try:
-        return getattr(importlib.import_module(module), name)
-    except ImportError as e:
-        raise UsageError(f"this tokenizer needs {module}; pip install 'trimask[pretrained]' ({e})") from None
+        return getattr(needed(module, asked, "pretrained"), name)
+    except ImportError as e:  # of what the library finds only when the class is asked for
+        raise UsageError(f"{asked}: {e}") from None
 
 
 def _exactly(vectors: Tensor) -> torch.autocast:
