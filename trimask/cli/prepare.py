@@ -16,7 +16,7 @@ def prepare(
     sources: Annotated[
         list[str], typer.Argument(help="Files, folders, patterns or world:NAME, with options behind a ?.")
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the prepared set.")],
+    out: Annotated[str, typer.Option("--out", "-o", help="Folder or URL (s3://…) of the prepared set.")],
     holder: Annotated[
         str | None,
         typer.Option("--tokenizers", help="Folder of tokenizers, or a model (nano, a run) whose tokenizers to use."),

@@ -1,7 +1,6 @@
 """`trimask train`: run a recipe."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,11 +17,11 @@ def train(
     recipe: Annotated[str, typer.Argument(help="Recipe that comes with trimask, or FILE.py:FUNCTION.")],
     settings: Annotated[list[str] | None, typer.Argument(help="key=value, for example budget.minutes=20.")] = None,
     data: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(help="Prepared set to train on instead of the recipe's; several have equal shares."),
     ] = None,
     validation: Annotated[
-        list[Path] | None, typer.Option(help="With --data: prepared set to validate on; by default none.")
+        list[str] | None, typer.Option(help="With --data: prepared set to validate on; by default none.")
     ] = None,
     init: Annotated[
         str | None, typer.Option(help="Start from these weights: a shipped model, a bundle, a checkpoint or a run.")
@@ -84,7 +83,7 @@ def train(
         raise typer.Exit(result.exit_code)
 
 
-def _tokenizers(sets: Sequence[Path]) -> list[str]:
+def _tokenizers(sets: Sequence[str]) -> list[str]:
     """Folders of the tokenizers that made the sets, as their manifests have them."""
     from trimask.data.manifest import read_manifest
 
@@ -97,7 +96,7 @@ def _tokenizers(sets: Sequence[Path]) -> list[str]:
     return list(folders.values())
 
 
-def _with_sets(config: "TrainConfig", data: Sequence[Path], validation: Sequence[Path]) -> "TrainConfig":
+def _with_sets(config: "TrainConfig", data: Sequence[str], validation: Sequence[str]) -> "TrainConfig":
     """The run on other sets; without sets to validate on there is no validation."""
     import chz
 
@@ -106,10 +105,10 @@ def _with_sets(config: "TrainConfig", data: Sequence[Path], validation: Sequence
     from trimask.data.tasks import ANY, feasible
     from trimask.train.config import Validation
 
-    def source(one: Path) -> SourceConfig:
+    def source(one: str) -> SourceConfig:
         # A set without captions, say: what it has is then learned as it is.
         fits = feasible(list(config.data.tasks), dict.fromkeys(read_manifest(one).kinds))
-        return SourceConfig(path=str(one), tasks=() if fits else (ANY,))
+        return SourceConfig(path=one, tasks=() if fits else (ANY,))
 
     held_out = None
     if validation:

@@ -9,6 +9,7 @@ from typing import Any
 from trimask.core.errors import ArtifactError, DataError, UsageError
 from trimask.core.files import read_json
 from trimask.core.modality import KINDS, Modality
+from trimask.core.remote import local
 from trimask.tokenizers.contract import Tokenizer
 
 MANIFEST = "manifest.json"
@@ -101,12 +102,16 @@ def tokenizer_records(
     return out
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """Read the manifest of a prepared set. Raises `DataError` for anything else."""
-    path = Path(folder) / MANIFEST
+def read_manifest(folder: Path | str) -> Manifest:
+    """Read the manifest of a prepared set, of a folder or a URL. Raises `DataError` for anything else."""
+    path = local(folder) / MANIFEST
     if not path.exists():
         raise DataError(f"{folder} is not a prepared set: it has no {MANIFEST}; `trimask prepare` makes one")
-    value = read_json(path)
+    return parsed(path, read_json(path))
+
+
+def parsed(path: Path | str, value: Any) -> Manifest:
+    """The manifest that a file holds, from its JSON value. Raises `DataError`."""
     version = value.get("version") if isinstance(value, dict) else None
     if version != VERSION:
         raise DataError(f"{path} has version {version}, this program reads {VERSION}; prepare the set anew")

@@ -12,6 +12,7 @@ from typing import Any
 
 from trimask.core.errors import DataError
 from trimask.core.extras import joined_ray
+from trimask.core.remote import local
 from trimask.data import chunks
 from trimask.data.chunks import Chunk, Done, Task, Worker
 
@@ -148,6 +149,9 @@ class Actor:
         import ray
 
         self.worker: Worker = ray.get(kept[0])
+        for reader in self.worker.readers:
+            # What was fetched for another machine is not on this one.
+            local(reader.source.path)
         chunks.alone()
 
     def made(self, task: Task) -> Chunk:

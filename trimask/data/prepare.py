@@ -6,6 +6,7 @@ the bytes of its sources, the reading options and the tokenizers, whatever the n
 """
 
 import dataclasses
+import json
 import shutil
 import time
 from collections import Counter as Tally
@@ -22,6 +23,7 @@ from trimask.core.compute import usable_cores
 from trimask.core.errors import DataError, UsageError
 from trimask.core.files import read_json, settled, write_json
 from trimask.core.modality import KINDS
+from trimask.core.remote import cached, is_remote, read, upload
 from trimask.core.units import duration, si
 from trimask.data import chunks
 from trimask.data.chunks import Done, Task, Worker
@@ -30,6 +32,7 @@ from trimask.data.manifest import (
     Manifest,
     SourceRecord,
     TokenizerRecord,
+    parsed,
     read_manifest,
     tokenizer_records,
 )
@@ -56,7 +59,8 @@ Executor = Literal["processes", "ray"]
 class Prepared:
     """Result of `prepare`. `resumed` counts the chunks that an earlier run had finished."""
 
-    folder: Path
+    folder: Path | str
+    """Or its URL."""
     manifest: Manifest
     up_to_date: bool = False
     resumed: int = 0
@@ -71,7 +75,7 @@ class Prepared:
         lines = [f"{self.folder}: {state}{resumed}: {m.items} items; tokens: {tokens}"]
         lines += [_source_line(s) for s in m.sources]
         if m.rejected:
-            lines.append(f"  {m.rejected} rejected records: see {self.folder / REJECTED}")
+            lines.append(f"  {m.rejected} rejected records: see {self.folder}/{REJECTED}")
         return lines
 
 
@@ -86,6 +90,8 @@ class _Job:
     tokenizer_records: Mapping[str, TokenizerRecord]
     max_rejected: float
     console: Console
+    url: str = ""
+    """Where the finished set goes to, if not to a folder; `out` is in the cache then."""
     filtered: list[int] = field(default_factory=list)
     files: list[list[str]] = field(default_factory=list)
     good: Tally[int] = field(default_factory=Tally)
@@ -114,7 +120,7 @@ def prepare(
     folders: Mapping[str, str] | None = None,
     console: Console | None = None,
 ) -> Prepared:
-    """Tokenise sources into `out`.
+    """Tokenise sources into `out`, a folder or a URL; what a URL gets is made in the cache first.
 
     `tokenizers` maps a modality to its tokenizer, `folders` optionally to the folder it was loaded
     from (recorded in the manifest). `workers` work in parallel (default: one a core): processes of this
@@ -131,19 +137,26 @@ def prepare(
         raise UsageError(f"max_rejected={max_rejected} must lie between 0 and 1")
     if workers is not None and workers < 1:
         raise UsageError(f"workers={workers} must be at least 1")
-    out = settled(Path(out))
-    if existing == "fail" and out.exists():
-        raise DataError(f"{out} exists already, and existing=fail was asked for")
+    url = str(out).rstrip("/") if is_remote(out) else ""
+    out = settled(cached(url, "made") if url else Path(out))
+    if existing == "fail" and (_uploaded(url) if url else out.exists()):
+        raise DataError(f"{url or out} exists already, and existing=fail was asked for")
     job = _open_job(sources, tokenizers, out, max_rejected, folders, console or Console())
+    job.url = url
     with _disk_errors(out):
         manifest = _finished(job, existing)
         if manifest is not None:
             shutil.rmtree(job.partial, ignore_errors=True)
-            return Prepared(out, manifest, up_to_date=True)
-        _open_partial(job)
-        _run(job, executor, workers, gpus)
-        manifest = _finish(job)
-    return Prepared(out, manifest, resumed=job.resumed, seconds=time.monotonic() - start)
+            return Prepared(url or out, manifest, up_to_date=True)
+        manifest = _made(job) if url else None
+        if manifest is None:
+            _open_partial(job)
+            _run(job, executor, workers, gpus)
+            manifest = _finish(job)
+        if url:
+            upload(out, url, last=MANIFEST)
+            shutil.rmtree(out)
+    return Prepared(url or out, manifest, resumed=job.resumed, seconds=time.monotonic() - start)
 
 
 def _open_job(
@@ -186,17 +199,34 @@ def _names(readers: Sequence[Reader]) -> list[str]:
 
 def _finished(job: _Job, existing: Existing) -> Manifest | None:
     """The manifest of a finished set of this very job. Refuses other content in its place."""
-    if not job.out.exists() or existing == "new":
+    if existing == "new" or not (job.url or job.out.exists()):
         return None
-    if not (job.out / MANIFEST).exists():
-        raise DataError(f"{job.out} exists and is not a prepared set; name another folder or remove it")
-    manifest = read_manifest(job.out)
+    if job.url:
+        manifest = _uploaded(job.url)
+        if manifest is None:
+            return None
+    else:
+        if not (job.out / MANIFEST).exists():
+            raise DataError(f"{job.out} exists and is not a prepared set; name another folder or remove it")
+        manifest = read_manifest(job.out)
     if manifest.fingerprint == job.fingerprint:
         return manifest
     raise DataError(
-        f"{job.out} was prepared from other inputs ({_difference(manifest, job)}); name another folder, "
+        f"{job.url or job.out} was prepared from other inputs ({_difference(manifest, job)}); name another folder, "
         "or say existing=new to build it anew"
     )
+
+
+def _made(job: _Job) -> Manifest | None:
+    """The manifest of the set of this job where it waits to be copied to its URL."""
+    manifest = read_manifest(job.out) if (job.out / MANIFEST).exists() else None
+    return manifest if manifest is not None and manifest.fingerprint == job.fingerprint else None
+
+
+def _uploaded(url: str) -> Manifest | None:
+    """The manifest of a set that lies at a URL."""
+    found = read(f"{url}/{MANIFEST}")
+    return None if found is None else parsed(f"{url}/{MANIFEST}", json.loads(found))
 
 
 def _difference(manifest: Manifest, job: _Job) -> str:

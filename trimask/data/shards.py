@@ -23,6 +23,7 @@ import numpy as np
 from trimask.core.errors import DataError
 from trimask.core.files import settled
 from trimask.core.modality import KINDS
+from trimask.core.remote import local
 from trimask.data.manifest import Manifest, read_manifest
 
 TOKENS = "tokens.bin"
@@ -64,7 +65,7 @@ class Shard:
     """
 
     def __init__(self, folder: Path | str):
-        self.folder = settled(Path(folder))
+        self.folder = settled(local(folder))
         self.manifest: Manifest = read_manifest(self.folder)
         self._check_size()
 

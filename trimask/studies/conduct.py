@@ -138,7 +138,7 @@ def _content(study: Study, base: TrainConfig) -> dict[str, Any]:
         "study": type(study).__name__,
         "settings": kept(study),
         "runs": kept(base),
-        "sets": {path: read_manifest(Path(path)).fingerprint for path in sets},
+        "sets": {path: read_manifest(path).fingerprint for path in sets},
         "environment": {k: machine[k] for k in names},
     }
     return json.loads(json.dumps(content))

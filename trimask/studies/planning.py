@@ -411,7 +411,7 @@ def _epochs(asked: Asked, made: Plan) -> dict[str, float]:
     out = {}
     for source in made.config.data.sources:
         try:
-            held = sum(read_manifest(Path(source.path)).tokens.values())
+            held = sum(read_manifest(source.path).tokens.values())
         except DataError:
             continue
         out[Path(source.path).name] = source.weight / total * made.tokens / max(held, 1)

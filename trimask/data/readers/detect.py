@@ -10,6 +10,7 @@ from pathlib import Path
 
 from trimask.core.errors import DataError, RecordError, UsageError
 from trimask.core.item import Item
+from trimask.core.remote import local
 from trimask.data.readers.archive import ArchiveReader
 from trimask.data.readers.base import Place, Reader, Record
 from trimask.data.readers.folder import FolderReader
@@ -83,7 +84,7 @@ def find_place(source: Source) -> Place:
     """The folder and the entries that a path, pattern or split names."""
     if glob.has_magic(source.path) and not Path(source.path).exists():
         return _matching(source)
-    path = existing(source.path)
+    path = existing(str(local(source.path)))
     if path.is_file():
         if source.split:
             raise UsageError(f"{source}: a split is a part of a folder, but {path} is a file")
@@ -92,7 +93,7 @@ def find_place(source: Source) -> Place:
 
 
 def _matching(source: Source) -> Place:
-    paths = sorted(Path(p) for p in glob.glob(source.path, recursive=True))
+    paths = sorted(Path(p) for p in glob.glob(str(local(source.path)), recursive=True))
     if not paths:
         raise DataError(f"no file matches {source.path}")
     if source.split:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from trimask.core.errors import DataError, RecordError, UsageError
 from trimask.core.item import Item
 from trimask.core.modality import KINDS
+from trimask.core.remote import local
 from trimask.data.readers import media
 from trimask.data.readers.base import Reader, Record, read_bytes
 from trimask.data.readers.classes import class_names
@@ -58,7 +59,7 @@ class RowReader(Reader):
 
     @property
     def root(self) -> Path:
-        return Path(self.source.root).expanduser() if self.source.root else self.folder
+        return local(self.source.root).expanduser() if self.source.root else self.folder
 
     @property
     def kinds(self) -> tuple[str, ...]:
