@@ -80,7 +80,9 @@ class Devices:
     shards: int | None = chz.field(
         default=None, doc="devices that share one copy of the state; 1: each has its own; None: all share one"
     )
-    timeout: float = chz.field(default=10.0, doc="minutes to wait for another process before the run fails")
+    timeout: float = chz.field(
+        default=10.0, doc="minutes to wait for another process before the run fails; more than a hook takes"
+    )
 
     @chz.validate
     def _check(self):
